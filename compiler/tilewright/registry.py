@@ -1,0 +1,206 @@
+"""Operators and targets, found by file name.
+
+In: the packages `tilewright.kernels` (one file per operator family) and `tilewright.targets` (one TOML
+per device), plus third parties through the entry-point groups `tilewright.kernels` and
+`tilewright.targets`. Out: `Operator` and `Target` objects by name.
+Invariant: dropping in a file is all it takes; nothing else imports an operator or a target by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from typing import Any, Protocol
+
+import numpy as np
+
+from tilewright.errors import TilewrightError
+from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType
+from tilewright.loop.builder import KernelBuilder, Reader
+from tilewright.loop.ir import Expr, Kernel
+from tilewright.core.index import Ix
+from tilewright.schedule.target import Target
+from tilewright.schedule.trace import Trace
+
+# ---------------------------------------------------------------- what an operator file provides
+
+#: Traits that graph passes may look at (never operator names):
+#: elementwise  out[i] depends on in[i] of each (broadcast) input only; may join an epilogue
+#: injective    out[i] reads a bounded number of input elements at computed indices
+#: view         the result can alias its first input with other strides (see `Operator.view`)
+#: contraction  sums products over axes; the anchor of a fused group
+#: reduction    reduces along axes or windows; the anchor of a fused group
+#: opaque       anything else; stands alone
+TRAITS = frozenset({"elementwise", "injective", "view", "contraction", "reduction", "opaque"})
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One test case of an operator: input arrays (None for an absent optional) and attributes."""
+
+    inputs: tuple[Array | None, ...]
+    attrs: Attrs = field(default_factory=dict[str, AttrValue])
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutWish:
+    """What an operator wants of its operands' memory, to be fast (order) or at all (halo).
+
+    `orders[i]`: the dims of input i from outermost to innermost; `halos[i]`: elements of padding
+    (before, after) wanted around each dim of input i, filled with `fill`; `out_order`: the same for
+    output 0. Missing entries mean no wish. A granted halo may be wider than asked for.
+    """
+
+    orders: Mapping[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
+    halos: Mapping[int, tuple[tuple[int, int], ...]] = field(
+        default_factory=dict[int, tuple[tuple[int, int], ...]]
+    )
+    fill: float = 0.0
+    out_order: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StridedView:
+    """A view of input 0: `offset` and `strides` in elements relative to the input's own."""
+
+    offset: int
+    strides: tuple[int, ...]
+
+
+class ImportNode(Protocol):
+    """What an importer sees of one foreign node (see `frontend.onnx`)."""
+
+    name: str
+    op_type: str
+    opset: int
+    inputs: Sequence[str]
+    """Value names in our graph; the empty string for an absent optional input."""
+    output_count: int
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Attribute as int, float, str, tuple of those, or NumPy array; `default` if absent."""
+        ...
+
+    def type(self, i: int) -> TensorType:
+        """Type of input `i`."""
+        ...
+
+    def type_of(self, value: str) -> TensorType:
+        """Type of any value of the graph."""
+        ...
+
+    def const(self, i: int) -> Array | None:
+        """Value of input `i` if it is known at compile time."""
+        ...
+
+    def need_const(self, i: int, what: str) -> Array:
+        """Like `const`, but refuses the node with a clear message if it is not known."""
+        ...
+
+    def has(self, i: int) -> bool:
+        """Whether optional input `i` is present."""
+        ...
+
+    def constant(self, array: Array, hint: str = "const") -> str:
+        """Add a constant; returns its value name."""
+        ...
+
+    def add(self, op: str, inputs: Sequence[str], attrs: Attrs | None = None, outputs: int = 1) -> list[str]:
+        """Add a node of canonical operator `op` (folded at once if all inputs are constants)."""
+        ...
+
+    def fail(self, reason: str) -> Exception:
+        """An `UnsupportedError` that names this node: `raise node.fail("...")`."""
+        ...
+
+
+Importer = Callable[[ImportNode], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """Everything about one operator; an operator file exports `OPERATORS: list[Operator]`.
+
+    infer      (input types, attrs) -> output types; raises ModelError on bad shapes or dtypes
+    reference  (input arrays, attrs) -> output arrays: NumPy semantics; floats accumulate in float64,
+               results are cast to the output dtype
+    compute    injective operators: the element of output 0 at an index, as an expression of inputs
+    lower      other operators: plain loops through a `KernelBuilder`, no tiling and no vectors
+    schedule   (unscheduled kernel, target) -> the default trace for that target
+    view       views: (input type, input strides, attrs, output type) -> StridedView, or None when
+               the view needs a copy for these strides
+    wishes     (input types, attrs) -> what the operator wants of its operands' memory
+    samples    (rng) -> test cases that cover the operator's corners, small enough to interpret
+    flops      (input types, attrs) -> floating-point operations, for profiles
+    depth      (input types, attrs) -> length of the longest sum, for error bounds
+    onnx       ONNX operator type -> importer
+    """
+
+    name: str
+    trait: str
+    infer: Callable[[Sequence[TensorType | None], Attrs], list[TensorType]]
+    reference: Callable[[Sequence[Any], Attrs], list[Array]]
+    attrs: Mapping[str, type | tuple[type, ...]] = field(default_factory=dict[str, Any])
+    compute: Callable[[Sequence[Reader | None], tuple[Ix, ...], Attrs, TensorType, KernelBuilder], Expr] | None = None
+    lower: Callable[[KernelBuilder, Attrs], None] | None = None
+    schedule: Callable[[Kernel, Target], Trace] | None = None
+    view: Callable[[TensorType, Shape, Attrs, TensorType], StridedView | None] | None = None
+    wishes: Callable[[Sequence[TensorType | None], Attrs], LayoutWish] | None = None
+    samples: Callable[[np.random.Generator], Iterator[Sample]] | None = None
+    flops: Callable[[Sequence[TensorType | None], Attrs], int] | None = None
+    depth: Callable[[Sequence[TensorType | None], Attrs], int] = lambda types, attrs: 1
+    onnx: Mapping[str, Importer] = field(default_factory=dict[str, Importer])
+    doc: str = ""
+
+
+# ---------------------------------------------------------------- discovery
+
+
+def _modules(package: str, group: str) -> Iterator[Any]:
+    root = importlib.import_module(package)
+    for info in sorted(pkgutil.iter_modules(root.__path__), key=lambda m: m.name):
+        if not info.name.startswith("_"):
+            yield importlib.import_module(f"{package}.{info.name}")
+    for entry in metadata.entry_points(group=group):
+        yield entry.load()
+
+
+@cache
+def operators() -> Mapping[str, Operator]:
+    """All operators by canonical name."""
+    found: dict[str, Operator] = {}
+    for module in _modules("tilewright.kernels", "tilewright.kernels"):
+        for operator in getattr(module, "OPERATORS", ()):
+            if operator.name in found:
+                raise TilewrightError(
+                    f"operator `{operator.name}` is defined twice (again in {module.__name__}): rename one"
+                )
+            if operator.trait not in TRAITS:
+                raise TilewrightError(f"operator `{operator.name}` has the unknown trait {operator.trait}")
+            found[operator.name] = operator
+    return found
+
+
+def operator(name: str) -> Operator:
+    """The operator called `name`; `TilewrightError` if there is none."""
+    try:
+        return operators()[name]
+    except KeyError:
+        raise TilewrightError(f"there is no operator `{name}`: see `tilewright ops`") from None
+
+
+@cache
+def onnx_importers() -> Mapping[str, Importer]:
+    """ONNX operator type -> importer, over all operator files."""
+    found: dict[str, Importer] = {}
+    for op in operators().values():
+        for op_type, importer in op.onnx.items():
+            if found.setdefault(op_type, importer) is not importer:
+                raise TilewrightError(f"two operator files import ONNX {op_type}")
+    return found

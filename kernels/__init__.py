@@ -1,0 +1,1 @@
+"""Operators: one file per operator family, found by file name."""

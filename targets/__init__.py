@@ -1,0 +1,1 @@
+"""Devices: one TOML file each, found by file name."""

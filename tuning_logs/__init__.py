@@ -1,0 +1,1 @@
+"""Tuned schedules that ship: <target>/<kernel>.jsonl (empty until the autotuner lands)."""
