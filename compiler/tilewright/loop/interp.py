@@ -1,0 +1,232 @@
+"""The living definition of the loop IR: a slow, bounds-checked interpreter.
+
+In: a kernel and NumPy arrays for its parameters (logical buffer shapes; outputs are written in place).
+Out: nothing; arrays changed. Invariant: every access is checked against its buffer, scratch that was
+never written reads as an error, and loops of every kind run serially in order. Generated code is
+tested against this file, not the other way round.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tilewright.core.dtypes import BOOL, DType
+from tilewright.core.index import Ix, evaluate
+from tilewright.errors import IRError
+from tilewright.loop.ir import (
+    Alloc,
+    Binary,
+    Bitcast,
+    Block,
+    Cast,
+    Const,
+    Expr,
+    Fma,
+    For,
+    FromIndex,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Ref,
+    Select,
+    Store,
+    Unary,
+)
+
+Value = Any  # a NumPy scalar of the expression's dtype
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def run(kernel: Kernel, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Execute `kernel`; `arrays` maps parameter names to arrays of the parameters' shapes.
+
+    Packed constants are given in their packed form (see `loop.pack`). Raises `IRError` naming buffer
+    and index on an access outside a buffer or a read of scratch that was not written.
+    """
+    for p in kernel.params:
+        got = arrays[p.buffer.name]
+        if got.shape != p.buffer.shape or got.dtype != p.buffer.dtype.numpy:
+            raise IRError(
+                f"{kernel.name}: parameter {p.buffer.name} wants {p.buffer.dtype}{p.buffer.shape}, "
+                f"got {got.dtype}{got.shape}"
+            )
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        _Machine(dict(arrays)).block(kernel.body, {}, {})
+
+
+class _Machine:
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays
+        self.written: dict[str, npt.NDArray[np.bool_]] = {}
+
+    # ---- statements
+
+    def block(self, stmts: Block, env: dict[str, int], refs: dict[str, Value]) -> None:
+        for stmt in stmts:
+            match stmt:
+                case For(var, extent, body, _):
+                    for i in range(evaluate(extent, env)):
+                        env[var] = i
+                        self.block(body, env, dict(refs))
+                case Store(buffer, index, value):
+                    at = self.locate(buffer, index, env)
+                    self.arrays[buffer][at] = self.eval(value, env, refs)
+                    if buffer in self.written:
+                        self.written[buffer][at] = True
+                case Let(name, value, bound):
+                    v = self.eval(value, env, refs)
+                    refs[name] = v
+                    if bound is not None:
+                        if not bound[0] <= int(v) <= bound[1]:
+                            raise IRError(f"{name} = {v} breaks its promised range {bound}")
+                        env[name] = int(v)
+                case If(cond, then, orelse):
+                    taken = then if self.eval(cond, env, refs) else orelse
+                    self.block(taken, env, dict(refs))
+                case Alloc(buffer):
+                    self.arrays[buffer.name] = np.zeros(buffer.shape, buffer.dtype.numpy)
+                    self.written[buffer.name] = np.zeros(buffer.shape, np.bool_)
+                case _:
+                    raise IRError(f"the interpreter has no meaning for {stmt}")
+
+    def locate(self, buffer: str, index: tuple[Ix, ...], env: dict[str, int]) -> tuple[int, ...]:
+        at = tuple(evaluate(i, env) for i in index)
+        shape = self.arrays[buffer].shape
+        if len(at) != len(shape) or any(not 0 <= i < n for i, n in zip(at, shape, strict=True)):
+            raise IRError(f"{buffer}{list(at)} is outside its shape {list(shape)}")
+        return at
+
+    # ---- expressions
+
+    def eval(self, e: Expr, env: dict[str, int], refs: dict[str, Value]) -> Value:
+        match e:
+            case Const(value, dtype):
+                return dtype.numpy.type(value)
+            case FromIndex(index, dtype):
+                return dtype.numpy.type(evaluate(index, env))
+            case Ref(name, _):
+                return refs[name]
+            case Load(buffer, index, _):
+                at = self.locate(buffer, index, env)
+                if buffer in self.written and not self.written[buffer][at]:
+                    raise IRError(f"{buffer}{list(at)} is read before it is written")
+                return self.arrays[buffer][at]
+            case Unary(op, a):
+                return unary(op, self.eval(a, env, refs))
+            case Binary(op, a, b):
+                return binary(op, self.eval(a, env, refs), self.eval(b, env, refs), a.dtype)
+            case Fma(a, b, c):
+                return fma(self.eval(a, env, refs), self.eval(b, env, refs), self.eval(c, env, refs))
+            case Select(cond, a, b):
+                return self.eval(a if self.eval(cond, env, refs) else b, env, refs)
+            case Cast(a, dtype):
+                return cast(self.eval(a, env, refs), dtype)
+            case Bitcast(a, dtype):
+                return self.eval(a, env, refs).view(dtype.numpy)
+
+
+# ---------------------------------------------------------------- scalar semantics
+
+
+def cast(v: Value, dtype: DType) -> Value:
+    """Numeric conversion of a NumPy scalar."""
+    if dtype is BOOL:
+        return np.bool_(v != 0)
+    if dtype.is_integer and isinstance(v, np.floating):
+        if not np.isfinite(v):
+            return dtype.numpy.type(0)
+        return np.array(math.trunc(float(v))).astype(dtype.numpy)[()]
+    return np.asarray(v).astype(dtype.numpy)[()]
+
+
+_erf: Callable[[float], float] = math.erf
+
+_UNARY: dict[str, Callable[[Value], Value]] = {
+    "neg": np.negative,
+    "abs": np.abs,
+    "sign": np.sign,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda v: 1 / np.sqrt(v),
+    "exp": np.exp,
+    "log": np.log,
+    "tanh": np.tanh,
+    "erf": lambda v: math.nan if np.isnan(v) else _erf(float(v)),
+    "sigmoid": lambda v: 1 / (1 + np.exp(-v)),
+    "sin": np.sin,
+    "cos": np.cos,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.rint,
+    "trunc": np.trunc,
+    "not": np.logical_not,
+    "isnan": np.isnan,
+}
+_WIDE = frozenset({"rsqrt", "exp", "log", "tanh", "erf", "sigmoid", "sin", "cos"})
+
+
+def unary(op: str, v: Value) -> Value:
+    """One unary operation; transcendental ones are evaluated in float64 and rounded once."""
+    if op in ("not", "isnan"):
+        return _UNARY[op](v)
+    wide = np.float64(v) if op in _WIDE else v
+    return v.dtype.type(_UNARY[op](wide))
+
+
+_BINARY: dict[str, Callable[[Value, Value], Value]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "pow": np.power,
+    "min": np.minimum,
+    "max": np.maximum,
+    "shl": np.left_shift,
+    "shr": np.right_shift,
+    "lt": np.less,
+    "le": np.less_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
+
+
+def binary(op: str, a: Value, b: Value, dtype: DType) -> Value:
+    """One binary operation on two scalars of `dtype`."""
+    if op == "div":
+        if dtype.is_float:
+            return np.divide(a, b)
+        return dtype.numpy.type(0) if b == 0 else dtype.numpy.type(_truncdiv(int(a), int(b)))
+    if op == "mod":
+        if dtype.is_float:
+            return np.fmod(a, b)
+        return dtype.numpy.type(0 if b == 0 else int(a) - _truncdiv(int(a), int(b)) * int(b))
+    if op in ("and", "or", "xor"):
+        f: dict[str, Callable[[Value, Value], Value]] = {
+            "and": np.bitwise_and,
+            "or": np.bitwise_or,
+            "xor": np.bitwise_xor,
+        }
+        return f[op](a, b)
+    if op == "pow" and dtype.is_integer:
+        return dtype.numpy.type(0) if b < 0 else np.power(a, b)
+    return _BINARY[op](a, b)
+
+
+def _truncdiv(a: int, b: int) -> int:
+    q = abs(a) // abs(b)
+    return q if (a < 0) == (b < 0) else -q
+
+
+def fma(a: Value, b: Value, c: Value) -> Value:
+    """a*b + c with one rounding (exact for f32 because f64 holds the product exactly)."""
+    if isinstance(a, np.float32):
+        return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
+    return a * b + c
