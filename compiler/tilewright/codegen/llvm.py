@@ -1,0 +1,107 @@
+"""The only door to LLVM: text in, object code, assembly or running functions out.
+
+In: LLVM IR text and a `Target`. Out: ELF bytes, assembly text, or a `Jit` with function addresses.
+Invariant: the optimiser may not vectorise or unroll (schedules did), so equal text gives equal code.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+
+import llvmlite.binding as llvm
+
+from tilewright.codegen.module import WEIGHTS_SECTION
+from tilewright.errors import TargetError, ToolchainError
+from tilewright.schedule.target import Target
+
+
+@cache
+def _initialize() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    llvm.initialize_native_asmparser()
+
+
+def _machine(target: Target, jit: bool = False) -> llvm.TargetMachine:
+    _initialize()
+    try:
+        backend = llvm.Target.from_triple(target.triple)
+    except RuntimeError as err:
+        raise TargetError(f"this LLVM cannot generate code for {target.triple}: {err}") from None
+    return backend.create_target_machine(
+        cpu=target.cpu,
+        features=target.features,
+        opt=3,
+        reloc="default" if jit else "pic",
+        codemodel="jitdefault" if jit else "default",
+        jit=jit,
+    )
+
+
+def _optimised(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
+    try:
+        module = llvm.parse_assembly(text)
+        module.verify()
+    except RuntimeError as err:
+        raise ToolchainError(f"internal error: LLVM rejected the generated code: {err}") from None
+    options = llvm.PipelineTuningOptions(speed_level=2)
+    options.loop_vectorization = False
+    options.slp_vectorization = False
+    options.loop_unrolling = False
+    options.loop_interleaving = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return module
+
+
+def to_assembly(text: str, target: Target) -> str:
+    """Assembly of a module, for reading."""
+    machine = _machine(target)
+    return str(machine.emit_assembly(_optimised(text, machine)))
+
+
+def to_object(text: str, target: Target, weights: bytes | memoryview = b"") -> bytes:
+    """ELF object of a module; `weights` fill its weights section."""
+    machine = _machine(target)
+    code = bytearray(machine.emit_object(_optimised(text, machine)))
+    if len(weights):
+        at, size = _section(code, WEIGHTS_SECTION)
+        if size < len(weights):
+            raise ToolchainError(f"internal error: weights section holds {size} bytes")
+        code[at : at + len(weights)] = weights
+    return bytes(code)
+
+
+def _section(elf: bytearray, name: str) -> tuple[int, int]:
+    """File offset and size of a section of a little-endian ELF64 object."""
+    (table,) = struct.unpack_from("<Q", elf, 0x28)
+    entry, count, names = struct.unpack_from("<HHH", elf, 0x3A)
+    headers = [struct.unpack_from("<IIQQQQIIQQ", elf, table + i * entry) for i in range(count)]
+    strings = headers[names][4]
+    for h in headers:
+        start = strings + h[0]
+        if elf[start : elf.index(0, start)].decode() == name:
+            return int(h[4]), int(h[5])
+    raise ToolchainError(f"internal error: the object has no section {name}")
+
+
+class Jit:
+    """A module running in this process; keep the object alive as long as its functions are used."""
+
+    def __init__(self, text: str, target: Target) -> None:
+        machine = _machine(target, jit=True)
+        module = _optimised(text, machine)
+        self._engine = llvm.create_mcjit_compiler(module, machine)
+        self._engine.finalize_object()
+
+    def address(self, symbol: str) -> int:
+        """Address of a function."""
+        return int(self._engine.get_function_address(symbol))
+
+
+def host_cpu() -> tuple[str, frozenset[str]]:
+    """LLVM's name of this machine's CPU and the features it has."""
+    _initialize()
+    features = llvm.get_host_cpu_features()
+    return str(llvm.get_host_cpu_name()), frozenset(k for k, on in features.items() if on)
