@@ -1,0 +1,90 @@
+"""What makes a schedule primitive legal: questions about dependences between loop iterations.
+
+In: blocks of loop IR. Out: reasons (strings) why something is not legal, or None.
+Invariant: conservative; when in doubt the answer is a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tilewright.core.index import Ix, variables
+from tilewright.errors import ScheduleError
+from tilewright.loop.ir import Alloc, Block, For, Kernel, Store
+from tilewright.loop.rewrite import accesses, walk
+
+
+def require_loop(kernel: Kernel, var: str) -> list[For]:
+    """All loops called `var`; raises `ScheduleError` if there is none."""
+    found = [s for s in walk(kernel.body) if isinstance(s, For) and s.var == var]
+    if not found:
+        names = ", ".join(dict.fromkeys(s.var for s in walk(kernel.body) if isinstance(s, For)))
+        raise ScheduleError(f"there is no loop `{var}` (loops: {names or 'none'})")
+    return found
+
+
+def require_fresh(kernel: Kernel, *names: str) -> None:
+    """Raises `ScheduleError` if a new loop name is already in use."""
+    used = {s.var for s in walk(kernel.body) if isinstance(s, For)}
+    for name in names:
+        if name in used:
+            raise ScheduleError(f"the name `{name}` is already used by a loop")
+
+
+def local_buffers(block: Block) -> set[str]:
+    """Buffers allocated inside a block: private to each of its executions."""
+    return {s.buffer.name for s in walk(block) if isinstance(s, Alloc)}
+
+
+def index_variables(index: tuple[Ix, ...]) -> set[str]:
+    """All variables of an index."""
+    out: set[str] = set()
+    for i in index:
+        out |= variables(i)
+    return out
+
+
+def carried(body: Block, var: str, injective_only: bool = False) -> str | None:
+    """Why iterations of the loop `var` over `body` depend on each other, or None.
+
+    Iterations are independent if every buffer the body stores to (other than its own scratch) is
+    stored at indices that move with `var`, and is read, if at all, at the very same indices.
+    """
+    private = local_buffers(body)
+    stored: dict[str, set[tuple[Ix, ...]]] = {}
+    for buffer, index, is_store in accesses(body):
+        if is_store and buffer not in private:
+            if var not in index_variables(index):
+                return f"every iteration of `{var}` writes the same element of `{buffer}`"
+            stored.setdefault(buffer, set()).add(index)
+    for buffer, index, is_store in accesses(body):
+        if not is_store and buffer in stored and index not in stored[buffer]:
+            return f"`{buffer}` is read at {list(map(str, index))} and written elsewhere in the loop"
+    return None
+
+
+def reordering(body: Block, before: Sequence[str], after: Sequence[str]) -> str | None:
+    """Why permuting the loops `before` -> `after` around `body` changes a result, or None.
+
+    Two iterations that touch the same element of a stored buffer must keep their order: the loops
+    that do not move an element's index must keep their relative order.
+    """
+    private = local_buffers(body)
+    for buffer, index, is_store in accesses(body):
+        if not is_store or buffer in private:
+            continue
+        moving = index_variables(index)
+        fixed_before = [v for v in before if v not in moving]
+        fixed_after = [v for v in after if v not in moving]
+        if fixed_before != fixed_after:
+            return f"the order of updates of `{buffer}` would change ({fixed_before} -> {fixed_after})"
+        for other, at, store in accesses(body):
+            if other == buffer and not store and at != index:
+                return f"`{buffer}` is read at {list(map(str, at))} and written at {list(map(str, index))}"
+    return None
+
+
+def last_store(block: Block) -> Store | None:
+    """The last store of a block, if any."""
+    stores = [s for s in walk(block) if isinstance(s, Store)]
+    return stores[-1] if stores else None

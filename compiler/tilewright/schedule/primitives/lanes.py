@@ -1,0 +1,135 @@
+"""lanes(acc, var, width): keep `width` partial results of a reduction, combine them at the end.
+
+    for j in N: t = t + x[j]
+      ->
+    alloc p[W];  vector l in W: p[l] = 0
+    for jo in N / W: vector l in W: p[l] = p[l] + x[jo*W + l]
+    vector l in N % W: p[l] = p[l] + x[N - N % W + l]
+    combine p pairwise (tree), then t = t + p[0]
+
+This changes the order of a sum, so it is a schedule's explicit choice (rounding depth gets smaller).
+Legal iff every update of `acc` in the loop is `acc = acc (+|*|min|max) e` or `acc = a*b + acc`, all with
+one operator, and nothing else in the loop carries a dependence.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from tilewright.core.dtypes import DType
+from tilewright.core.index import Ix, ix, simplify
+from tilewright.errors import ScheduleError
+from tilewright.loop.ir import (
+    Alloc,
+    Binary,
+    BinaryOp,
+    Block,
+    Const,
+    Expr,
+    Fma,
+    For,
+    Kernel,
+    Load,
+    Stmt,
+    Store,
+    dense,
+)
+from tilewright.loop.rewrite import loads, map_block, map_loads, simplify_kernel, substitute_block
+from tilewright.schedule.legality import carried, require_loop
+
+
+def lanes(kernel: Kernel, acc: str, var: str, width: int) -> Kernel:
+    """Give the reduction of scalar scratch `acc` over loop `var` `width` (a power of two) lanes."""
+    require_loop(kernel, var)
+    if width < 2 or width & (width - 1):
+        raise ScheduleError(f"width {width} must be a power of two")
+
+    def rewrite(s: Stmt) -> Stmt | tuple[Stmt, ...]:
+        return _lanes(s, acc, width) if isinstance(s, For) and s.var == var else s
+
+    return simplify_kernel(replace(kernel, body=map_block(kernel.body, stmt=rewrite)))
+
+
+def _lanes(loop: For, acc: str, width: int) -> tuple[Stmt, ...]:
+    if not loop.extent.is_const or any(isinstance(s, For) for s in loop.body):
+        raise ScheduleError(f"`{loop.var}` is not an innermost loop of constant extent")
+    op, dtype = _operator(loop.body, acc)
+    part, lane = f"{acc}_lanes_{loop.var}", f"{loop.var}_lane"
+    buffer = dense(part, dtype, (width,), "register")
+
+    def load(e: Load) -> Expr:
+        return Load(part, (ix(lane),), dtype) if e.buffer == acc else e
+
+    def store(s: Stmt) -> Stmt:
+        return Store(part, (ix(lane),), s.value) if isinstance(s, Store) and s.buffer == acc else s
+
+    body = map_block(loop.body, expr=lambda e: map_loads(e, load), stmt=store)
+    reason = carried(tuple(s for s in body if not (isinstance(s, Store) and s.buffer == part)), loop.var)
+    if reason and any(isinstance(s, Store) and s.buffer != part for s in body):
+        raise ScheduleError(reason)
+    n = loop.extent.const
+    block, rest = f"{loop.var}_block", n % width
+
+    def piece(start: Ix, count: int) -> Stmt:
+        at = substitute_block(body, {loop.var: simplify(start + ix(lane), {})})
+        return For(lane, Ix(count), at, "vector")
+
+    out: list[Stmt] = [
+        Alloc(buffer),
+        For(lane, Ix(width), (Store(part, (ix(lane),), _identity(op, dtype)),), "vector"),
+    ]
+    if n // width:
+        out.append(For(block, Ix(n // width), (piece(ix(block) * width, width),)))
+    if rest:
+        out.append(piece(Ix(n - rest), rest))
+    half = width // 2
+    while half:
+        pair = Binary(op, Load(part, (ix(lane),), dtype), Load(part, (ix(lane) + half,), dtype))
+        out.append(For(lane, Ix(half), (Store(part, (ix(lane),), pair),), "vector"))
+        half //= 2
+    total = Binary(op, Load(acc, (), dtype), Load(part, (Ix(0),), dtype))
+    out.append(Store(acc, (), total))
+    return tuple(out)
+
+
+def _operator(body: Block, acc: str) -> tuple[BinaryOp, DType]:
+    """The one associative operator of all updates of `acc`."""
+    found: set[BinaryOp] = set()
+    dtype: DType | None = None
+    for s in body:
+        if not (isinstance(s, Store) and s.buffer == acc):
+            continue
+        match s.value:
+            case Fma(a, b, Load(buffer, (), t)) if buffer == acc:
+                rest: tuple[Expr, ...] = (a, b)
+                found.add("add")
+                dtype = t
+            case Binary(op, Load(buffer, (), t), e) if buffer == acc and op in _OPS:
+                rest = (e,)
+                found.add(op)
+                dtype = t
+            case Binary(op, e, Load(buffer, (), t)) if buffer == acc and op in _OPS:
+                rest = (e,)
+                found.add(op)
+                dtype = t
+            case _:
+                raise ScheduleError(f"`{acc}` is not updated by one associative operator")
+        if any(x.buffer == acc for e in rest for x in loads(e)):
+            raise ScheduleError(f"`{acc}` appears twice in its own update")
+    if len(found) != 1 or dtype is None:
+        raise ScheduleError(f"`{acc}` is not updated by one associative operator")
+    return found.pop(), dtype
+
+
+_OPS = frozenset({"add", "mul", "min", "max"})
+
+
+def _identity(op: BinaryOp, dtype: DType) -> Const:
+    if op in ("add", "mul"):
+        return Const(0 if op == "add" else 1, dtype)
+    if dtype.is_float:
+        return Const(math.inf if op == "min" else -math.inf, dtype)
+    signed = dtype.kind == "int"
+    lo, hi = (-(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1) if signed else (0, (1 << dtype.bits) - 1)
+    return Const(hi if op == "min" else lo, dtype)
