@@ -1,0 +1,345 @@
+"""Decide how every value lies in memory, and insert the copies that this needs.
+
+In: an optimised graph. Out: the graph with `copy` nodes, and a `Storage` for every value.
+Layouts are physical only: the graph keeps its logical shapes. Three decisions are made here:
+1. order: values around convolutions become channels-last, found by propagating operators' wishes
+   through everything that does not care;
+2. halo: a convolution's padding becomes a border around its input, written once by a `fill` step, so
+   that no kernel ever tests for the edge of an image;
+3. aliasing: view operators and concatenation move no data; their values are windows of another.
+Invariant: every value's storage is a strided window (root, offset, strides) of one allocation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from tilewright.graph.ir import Graph, Node, TensorType
+from tilewright.registry import LayoutWish, Operator, operator
+
+Halo = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Physical form of an allocation: dims from outermost to innermost, border per dim, its value."""
+
+    order: tuple[int, ...]
+    halo: Halo
+    fill: float = 0.0
+
+    @property
+    def has_halo(self) -> bool:
+        return any(lo or hi for lo, hi in self.halo)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A value's window of allocation `root`: element [i...] lies at offset + sum(i * strides).
+
+    `halo` is the border that may be read around the window, in elements per dim.
+    """
+
+    root: str
+    offset: int
+    strides: tuple[int, ...]
+    halo: Halo
+
+
+@dataclass(slots=True)
+class Placement:
+    """The result: the graph with copies, layouts of allocations, windows of all values."""
+
+    graph: Graph
+    layouts: dict[str, Layout] = field(default_factory=dict[str, Layout])
+    storage: dict[str, Storage] = field(default_factory=dict[str, Storage])
+    aliased: set[str] = field(default_factory=set[str])
+    """Outputs of nodes that need no kernel."""
+    output_names: list[str] = field(default_factory=list[str])
+    """The model's own names of the graph outputs."""
+
+    def elements(self, root: str) -> int:
+        """Size of an allocation in elements, border included."""
+        t = self.graph.types[root]
+        n = 1
+        for extent, (lo, hi) in zip(t.shape, self.layouts[root].halo, strict=True):
+            n *= extent + lo + hi
+        return n
+
+
+def natural(rank: int) -> Layout:
+    """Row-major without a border."""
+    return Layout(tuple(range(rank)), ((0, 0),) * rank)
+
+
+def assign_layouts(graph: Graph) -> Placement:
+    """Lay out all values of `graph`; see the module docstring."""
+    return _Assigner(graph).run()
+
+
+class _Assigner:
+    def __init__(self, graph: Graph) -> None:
+        self.g = graph.clone()
+        self.place = Placement(self.g)
+        self.fixed = {*graph.inputs, *graph.constants}
+
+    def run(self) -> Placement:
+        g = self.g
+        self.place.output_names = list(g.outputs)
+        self._separate_outputs()
+        orders = self._orders()
+        for name, t in g.types.items():
+            order = orders.get(name, tuple(range(t.rank)))
+            self.place.layouts[name] = Layout(order, ((0, 0),) * t.rank)
+        self._grant_wishes()
+        self._concatenate()
+        self._resolve()
+        return self.place
+
+    # ---- graph outputs
+
+    def _separate_outputs(self) -> None:
+        """Every graph output becomes a value of its own that a kernel can write directly."""
+        g = self.g
+        seen: set[str] = set()
+        producers, consumers = g.producers(), g.consumers()
+        for k, name in enumerate(g.outputs):
+            node = producers.get(name)
+            plain = node is not None and operator(node.op).trait not in ("view",)
+            if plain and node is not None and node.op != "concat" and name not in seen:
+                if not consumers.get(name):
+                    seen.add(name)
+                    continue
+            copy = self._insert_copy(name, len(g.nodes), f"{name}.out")
+            g.outputs[k] = copy
+            seen.add(copy)
+
+    def _insert_copy(self, source: str, position: int, hint: str) -> str:
+        g = self.g
+        out = g.fresh(hint)
+        g.types[out] = g.types[source]
+        g.nodes.insert(position, Node(f"copy {source}", "copy", (source,), (out,)))
+        return out
+
+    # ---- dimension order
+
+    def _orders(self) -> dict[str, tuple[int, ...]]:
+        """Channels-last for every value connected to a wish for it through indifferent operators."""
+        g = self.g
+        parent: dict[str, str] = {}
+
+        def find(x: str) -> str:
+            while parent.setdefault(x, x) != x:
+                parent[x] = parent[parent[x]]
+                x = parent[x]
+            return x
+
+        wanted: dict[str, tuple[int, ...]] = {}
+        outputs = set(g.outputs)
+        for node in g.nodes:
+            op = operator(node.op)
+            wish = self._wish(node, op)
+            for i, order in wish.orders.items():
+                if node.inputs[i] not in self.fixed:
+                    wanted[node.inputs[i]] = order
+            if wish.out_order and node.outputs[0] not in outputs:
+                wanted[node.outputs[0]] = wish.out_order
+            if op.trait == "view" or node.op == "matmul":
+                continue
+            free = [
+                v
+                for v in (*node.inputs, *node.outputs)
+                if v and v not in self.fixed and v not in outputs
+            ]
+            out_rank = g.types[node.outputs[0]].rank
+            same = [v for v in free if g.types[v].rank == out_rank]
+            for v in same[1:]:
+                parent[find(v)] = find(same[0])
+        by_root: dict[str, tuple[int, ...]] = {}
+        for v, order in wanted.items():
+            if order != tuple(range(len(order))):
+                by_root[find(v)] = order
+        found: dict[str, tuple[int, ...]] = {}
+        for v in list(parent):
+            order = by_root.get(find(v), ())
+            if order and len(order) == g.types[v].rank:
+                found[v] = order
+        for v, order in wanted.items():
+            found.setdefault(v, order)
+        return found
+
+    def _wish(self, node: Node, op: Operator) -> LayoutWish:
+        if op.wishes is None:
+            return LayoutWish()
+        types = [self.g.types[i] if i else None for i in node.inputs]
+        return op.wishes(types, node.attrs)
+
+    # ---- borders and contiguity
+
+    def _grant_wishes(self) -> None:
+        """Widen borders where a value can carry them, insert copies where it cannot."""
+        g = self.g
+        shared: dict[tuple[str, tuple[int, ...], Halo, float], str] = {}
+        for node in list(g.nodes):
+            wish = self._wish(node, operator(node.op))
+            for i in sorted({*wish.orders, *wish.halos}):
+                name = node.inputs[i]
+                if name in g.constants:
+                    continue
+                rank = g.types[name].rank
+                order = wish.orders.get(i, self.place.layouts[name].order)
+                halo = tuple(wish.halos.get(i, ((0, 0),) * rank))
+                if self._grant(name, order, halo, wish.fill):
+                    continue
+                key = (name, order, halo, wish.fill)
+                if key not in shared:
+                    at = next(k for k, n in enumerate(g.nodes) if n is node or n == node)
+                    copy = self._insert_copy(name, at, f"{name}.laid")
+                    self.place.layouts[copy] = Layout(order, halo, wish.fill)
+                    shared[key] = copy
+                k = g.nodes.index(node)
+                inputs = list(node.inputs)
+                inputs[i] = shared[key]
+                node = node.with_(inputs=tuple(inputs))
+                g.nodes[k] = node
+
+    def _grant(self, name: str, order: tuple[int, ...], halo: Halo, fill: float) -> bool:
+        """Whether the value can serve as it is (its own border is widened if need be)."""
+        g = self.g
+        wants_halo = any(lo or hi for lo, hi in halo)
+        producer = g.producers().get(name)
+        movable = (
+            producer is not None
+            and operator(producer.op).trait != "view"
+            and name not in g.outputs
+        )
+        if not wants_halo:
+            return self._innermost_is_unit(name, order)
+        if not movable:
+            return False
+        have = self.place.layouts[name]
+        if have.order != order:
+            return False
+        if have.has_halo and have.fill != fill:
+            return False
+        merged = tuple(
+            (max(a, c), max(b, d)) for (a, b), (c, d) in zip(have.halo, halo, strict=True)
+        )
+        self.place.layouts[name] = Layout(order, merged, fill)
+        return True
+
+    def _innermost_is_unit(self, name: str, order: tuple[int, ...]) -> bool:
+        strides = self._strides_now(name)
+        return strides is not None and (
+            strides[order[-1]] == 1 or self.g.types[name].shape[order[-1]] == 1
+        )
+
+    def _strides_now(self, name: str) -> tuple[int, ...] | None:
+        """Strides of a value under the layouts decided so far, looking through views."""
+        producer = self.g.producers().get(name)
+        t = self.g.types[name]
+        if producer is not None and operator(producer.op).trait == "view":
+            inner = self._strides_now(producer.inputs[0])
+            view = operator(producer.op).view
+            source = self.g.types[producer.inputs[0]]
+            if inner is None or view is None:
+                return None
+            got = view(source, inner, producer.attrs, t)
+            if got is not None:
+                return got.strides
+        return strides_of(t, self.place.layouts[name])
+
+    # ---- concatenation without copies
+
+    def _concatenate(self) -> None:
+        """Let producers write straight into the concatenated value; copy what cannot."""
+        g = self.g
+        taken: set[str] = set()
+        for node in list(g.nodes):
+            if node.op != "concat":
+                continue
+            out = node.outputs[0]
+            inputs = list(node.inputs)
+            for i, name in enumerate(inputs):
+                producer = g.producers().get(name)
+                ok = (
+                    producer is not None
+                    and operator(producer.op).trait != "view"
+                    and name not in taken
+                    and name not in g.outputs
+                    and not self.place.layouts[name].has_halo
+                    and inputs.count(name) == 1
+                )
+                if not ok:
+                    at = g.nodes.index(node)
+                    name = self._insert_copy(name, at, f"{name}.part")
+                    inputs[i] = name
+                    node = self._replace(node, node.with_(inputs=tuple(inputs)))
+                taken.add(name)
+                self.place.layouts[name] = replace(
+                    natural(g.types[name].rank), order=self.place.layouts[out].order
+                )
+
+    def _replace(self, old: Node, new: Node) -> Node:
+        self.g.nodes[self.g.nodes.index(old)] = new
+        return new
+
+    # ---- windows
+
+    def _resolve(self) -> None:
+        g, place = self.g, self.place
+        parts: dict[str, tuple[str, int, int]] = {}  # value -> (concatenated value, axis, start)
+        for node in g.nodes:
+            if node.op == "concat":
+                axis, start = int(node.attrs["axis"]), 0  # type: ignore[arg-type]
+                for name in node.inputs:
+                    parts[name] = (node.outputs[0], axis, start)
+                    start += g.types[name].shape[axis]
+                place.aliased.add(node.outputs[0])
+
+        def own(name: str) -> Storage:
+            if name in parts:
+                whole, axis, start = parts[name]
+                s = window(whole)
+                return Storage(
+                    s.root, s.offset + start * s.strides[axis], s.strides, ((0, 0),) * len(s.strides)
+                )
+            layout = place.layouts[name]
+            strides = strides_of(g.types[name], layout)
+            offset = sum(lo * s for (lo, _), s in zip(layout.halo, strides, strict=True))
+            return Storage(name, offset, strides, layout.halo)
+
+        def window(name: str) -> Storage:
+            if name not in place.storage:
+                place.storage[name] = own(name)
+            return place.storage[name]
+
+        for name in (*g.inputs, *g.constants):
+            window(name)
+        for node in g.nodes:
+            op = operator(node.op)
+            if op.trait == "view" and op.view is not None:
+                source = window(node.inputs[0])
+                t = g.types[node.outputs[0]]
+                view = op.view(g.types[node.inputs[0]], source.strides, node.attrs, t)
+                if view is not None and node.outputs[0] not in parts and (
+                    node.outputs[0] not in g.outputs
+                ):
+                    place.storage[node.outputs[0]] = Storage(
+                        source.root, source.offset + view.offset, view.strides, ((0, 0),) * t.rank
+                    )
+                    place.aliased.add(node.outputs[0])
+                    continue
+            for out in node.outputs:
+                window(out)
+
+
+def strides_of(t: TensorType, layout: Layout) -> tuple[int, ...]:
+    """Strides of an allocation in elements, in logical dim order."""
+    strides = [0] * t.rank
+    step = 1
+    for dim in reversed(layout.order):
+        strides[dim] = step
+        lo, hi = layout.halo[dim]
+        step *= t.shape[dim] + lo + hi
+    return tuple(strides)

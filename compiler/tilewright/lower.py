@@ -1,0 +1,223 @@
+"""Turn a fused group into a kernel: operator definitions in, one loop nest with its followers out.
+
+In: a `Group`, the `Placement` of all values, the constants. Out: an unscheduled `Kernel` and where each
+of its parameters lives.
+Invariant: operator files speak logical indices; here they become indices of strided windows. Nothing
+is scheduled here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from tilewright.core.dtypes import DType
+from tilewright.core.index import Ix
+from tilewright.errors import ModelError
+from tilewright.graph.fuse import Group
+from tilewright.graph.ir import Node, TensorType
+from tilewright.graph.layout import Placement
+from tilewright.loop.builder import KernelBuilder, Reader
+from tilewright.loop.ir import (
+    Block,
+    Buffer,
+    Const,
+    Expr,
+    For,
+    Kernel,
+    Load,
+    Param,
+    Ref,
+    Role,
+    Store,
+    dense,
+)
+from tilewright.loop.rewrite import simplify_kernel
+from tilewright.registry import Operator, operator
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """What a parameter is bound to: value `value` of the graph, `offset` elements into its root."""
+
+    value: str
+    offset: int
+    role: Role
+
+
+@dataclass(slots=True)
+class Lowered:
+    """An unscheduled kernel with its arguments, in parameter order."""
+
+    kernel: Kernel
+    arguments: list[Argument] = field(default_factory=list[Argument])
+
+
+def lower_group(place: Placement, group: Group) -> Lowered:
+    """The unscheduled kernel of a group."""
+    return _Lowerer(place, group).run()
+
+
+def lower_fill(place: Placement, value: str) -> Lowered | None:
+    """The kernel that writes the border of allocation `value`, or None if it has none."""
+    layout = place.layouts[value]
+    if not layout.has_halo:
+        return None
+    t = place.graph.types[value]
+    shape = [t.shape[d] + sum(layout.halo[d]) for d in layout.order]
+    k = KernelBuilder()
+    buffer = dense("y", t.dtype, tuple(shape))
+    fill = Const(layout.fill, t.dtype)
+    inner = [(0, n) for n in shape]
+    for axis, d in enumerate(layout.order):  # one slab per border, later axes inside earlier ones
+        lo, hi = layout.halo[d]
+        for start, count in ((0, lo), (shape[axis] - hi, hi)):
+            if count:
+                spans = [*inner[:axis], (start, count), *inner[axis + 1 :]]
+                _fill_box(k, buffer, spans, fill)
+        inner[axis] = (lo, t.shape[d])
+    kernel = simplify_kernel(Kernel("fill", (Param(buffer, "out"),), k.finish()))
+    return Lowered(kernel, [Argument(value, 0, "out")])
+
+
+def _fill_box(k: KernelBuilder, buffer: Buffer, spans: Sequence[tuple[int, int]], v: Expr) -> None:
+    def nest(i: int, index: tuple[Ix, ...]) -> None:
+        if i == len(spans):
+            k.stmt(Store(buffer.name, k.simplify(index), v))
+            return
+        start, count = spans[i]
+        with k.loop(f"i{i}", count) as at:
+            nest(i + 1, (*index, at + start))
+
+    nest(0, ())
+
+
+class _Lowerer:
+    def __init__(self, place: Placement, group: Group) -> None:
+        self.place = place
+        self.g = place.graph
+        self.group = group
+        self.params: list[Param] = []
+        self.arguments: list[Argument] = []
+        self.known: dict[str, Buffer] = {}
+        self.k = KernelBuilder()
+
+    def run(self) -> Lowered:
+        node = self.group.anchor
+        op = operator(node.op)
+        out_type = self.g.types[node.outputs[0]]
+        readers = [self.reader(i) if i else None for i in node.inputs]
+        self.k = KernelBuilder(readers, out_type.shape, out_type.dtype, self.deliver)
+        if op.lower is not None:
+            op.lower(self.k, node.attrs)
+        elif op.compute is not None:
+            self.injective(op, node, readers, out_type)
+        else:
+            raise ModelError(f"node `{node.name}` ({node.op}): the operator has no lowering")
+        kernel = Kernel(_symbol(self.group), tuple(self.params), self.k.finish())
+        return Lowered(simplify_kernel(kernel), self.arguments)
+
+    def injective(
+        self, op: Operator, node: Node, readers: list[Reader | None], t: TensorType
+    ) -> None:
+        """One loop per dim in the order of the output's memory, then one expression."""
+        assert op.compute is not None
+        storage = self.place.storage[self.group.output]
+        order = sorted(range(t.rank), key=lambda d: -storage.strides[d])
+        compute = op.compute
+
+        def nest(depth: int, index: dict[int, Ix]) -> None:
+            if depth == t.rank:
+                at = tuple(index[d] for d in range(t.rank))
+                self.deliver(at, compute(readers, at, node.attrs, t, self.k))
+                return
+            d = order[depth]
+            with self.k.loop(f"i{d}", t.shape[d]) as i:
+                nest(depth + 1, {**index, d: i})
+
+        nest(0, {})
+
+    # ---- inputs
+
+    def reader(self, name: str) -> Reader:
+        t = self.g.types[name]
+        constant = self.g.constants.get(name)
+        if constant is not None and constant.size == 1:
+            literal = Const(constant.reshape(-1)[0].item(), t.dtype)
+            return Reader(t.shape, t.dtype, lambda _: literal)
+        return Reader(t.shape, t.dtype, lambda index: self.load(name, t.dtype, index))
+
+    def load(self, name: str, dtype: DType, index: tuple[Ix, ...]) -> Expr:
+        buffer, order, shift = self.window(name, "const" if name in self.g.constants else "in")
+        at = tuple(index[d] + shift[d] for d in order)
+        return Load(buffer.name, self.k.simplify(at), dtype)
+
+    def window(self, name: str, role: Role) -> tuple[Buffer, list[int], tuple[int, ...]]:
+        """The parameter for a value: its buffer, the order of its dims, the shift by its border."""
+        t = self.g.types[name]
+        if role == "const":
+            order = list(range(t.rank))
+            shift = (0,) * t.rank
+            if name not in self.known:
+                self.known[name] = dense(f"w{len(self.params)}", t.dtype, t.shape, "const")
+                self.add(self.known[name], Argument(name, 0, role))
+            return self.known[name], order, shift
+        s = self.place.storage[name]
+        halo = s.halo if role == "in" else ((0, 0),) * t.rank
+        order = sorted(range(t.rank), key=lambda d: (-abs(s.strides[d]), d))
+        shift = tuple(lo for lo, _ in halo)
+        if name not in self.known:
+            shape = tuple(t.shape[d] + sum(halo[d]) for d in order)
+            strides = tuple(0 if n == 1 else s.strides[d] for n, d in zip(shape, order, strict=True))
+            offset = s.offset - sum(lo * st for (lo, _), st in zip(halo, s.strides, strict=True))
+            prefix = "x" if role == "in" else "y"
+            buffer = Buffer(f"{prefix}{len(self.params)}", t.dtype, shape, strides, "global")
+            self.known[name] = buffer
+            self.add(buffer, Argument(name, offset, role))
+        return self.known[name], order, shift
+
+    def add(self, buffer: Buffer, argument: Argument) -> None:
+        self.params.append(Param(buffer, argument.role))
+        self.arguments.append(argument)
+
+    # ---- the result and its followers
+
+    def deliver(self, index: tuple[Ix, ...], value: Expr) -> None:
+        """Apply the followers to one element and store it."""
+        values = {self.group.anchor.outputs[0]: value}
+        uses: dict[str, int] = {}
+        for n in self.group.nodes[1:]:
+            for i in n.inputs:
+                uses[i] = uses.get(i, 0) + 1
+        last = value
+        for node in self.group.nodes:
+            name = node.outputs[0]
+            if node is not self.group.anchor:
+                op = operator(node.op)
+                assert op.compute is not None
+                readers = [self.follower_input(i, values) if i else None for i in node.inputs]
+                t = self.g.types[name]
+                last = op.compute(readers, index, node.attrs, t, self.k)
+            if uses.get(name, 0) > 0 and not isinstance(last, Const | Ref | Load):
+                last = self.k.let("v", last)
+            values[name] = last
+        buffer, order, shift = self.window(self.group.output, "out")
+        at = tuple(index[d] + shift[d] for d in order)
+        self.k.stmt(Store(buffer.name, self.k.simplify(at), last))
+
+    def follower_input(self, name: str, values: dict[str, Expr]) -> Reader:
+        if name in values:
+            value = values[name]
+            return Reader(self.g.types[name].shape, value.dtype, lambda _: value)
+        return self.reader(name)
+
+
+def _symbol(group: Group) -> str:
+    """A readable C identifier for a group's kernel."""
+    return "_".join([group.anchor.op, *[n.op for n in group.nodes[1:4]]])
+
+
+def fingerprint(kernel: Kernel) -> str:
+    """Content hash of a kernel without its name: equal kernels are compiled once."""
+    return hashlib.sha256(repr(replace(kernel, name="")).encode()).hexdigest()[:16]

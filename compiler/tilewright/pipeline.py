@@ -1,0 +1,284 @@
+"""The ordered stages from a model file to a `Program`; nothing else knows the whole order.
+
+In: model bytes or a graph, a target. Out: a `Program` (finished loop IR, steps, memory plan, weights).
+Each stage can be dumped as text with `dump`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tilewright.codegen.kernel import parallel_extent
+from tilewright.codegen.llvm import host_cpu
+from tilewright.codegen.module import Place
+from tilewright.errors import TilewrightError
+from tilewright.graph.fuse import Group, fuse
+from tilewright.graph.ir import Graph, Node
+from tilewright.graph.layout import Placement, assign_layouts
+from tilewright.graph.passes import optimize
+from tilewright.graph.plan import Allocation, MemoryPlan, plan_memory
+from tilewright.graph.text import to_text as graph_text
+from tilewright.graph.verify import verify as verify_graph
+from tilewright.loop.ir import Kernel
+from tilewright.loop.pack import pack_array
+from tilewright.loop.passes.expand_math import expand_math
+from tilewright.loop.passes.specialize_tails import specialize_tails
+from tilewright.loop.text import to_text as loop_text
+from tilewright.loop.verify import verify as verify_kernel
+from tilewright.lower import Argument, Lowered, fingerprint, lower_fill, lower_group
+from tilewright.program import Program, Step, Tensor
+from tilewright.registry import operator
+from tilewright.schedule.target import Target, load_target, target_names
+from tilewright.schedule.templates import injective
+from tilewright.schedule.trace import Trace, apply
+
+Progress = Callable[[str, float], None]
+Source = str | Path | bytes | Graph
+
+#: Steps with less work than this run on the calling thread (about 20 microseconds).
+MIN_THREADED_FLOPS = 1 << 20
+
+
+def resolve_target(name: str | Target) -> Target:
+    """A target by name; `host` is the best target file this machine can run."""
+    if isinstance(name, Target):
+        return name
+    if name != "host":
+        return load_target(name)
+    _, features = host_cpu()
+    usable = [t for t in map(load_target, target_names()) if set(t.required) <= features]
+    if not usable:
+        raise TilewrightError("no target file fits this machine: name one with --target")
+    return max(usable, key=lambda t: (t.vector_bytes, len(t.required), t.name))
+
+
+def build(
+    source: Source,
+    target: str | Target = "host",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    progress: Progress = lambda stage, fraction: None,
+    notify: Callable[[str], None] = lambda message: None,
+    dump: Path | None = None,
+    name: str | None = None,
+) -> Program:
+    """Run all stages up to finished loop IR."""
+    machine = resolve_target(target)
+    progress("import", 0.0)
+    if isinstance(source, Graph):
+        graph = source
+    else:
+        from tilewright.frontend.onnx import load_onnx
+
+        graph = load_onnx(source, shapes, notify)
+    verify_graph(graph)
+    _dump(dump, "1_imported.graph", lambda: graph_text(graph))
+    progress("optimise", 0.0)
+    optimised = optimize(graph)
+    verify_graph(optimised)
+    _dump(dump, "2_optimised.graph", lambda: graph_text(optimised))
+    progress("layout", 0.0)
+    place = assign_layouts(optimised)
+    groups = fuse(place)
+    _dump(dump, "3_groups.txt", lambda: _groups_text(place, groups))
+    return _Assembler(name or graph.name, machine, place, groups, progress, dump).run(graph)
+
+
+class _Assembler:
+    """Lowers and schedules groups, collects kernels, weights and steps."""
+
+    def __init__(
+        self,
+        name: str,
+        target: Target,
+        place: Placement,
+        groups: list[Group],
+        progress: Progress,
+        dump: Path | None,
+    ) -> None:
+        self.name = name
+        self.target = target
+        self.place = place
+        self.g = place.graph
+        self.groups = groups
+        self.progress = progress
+        self.dump = dump
+        self.kernels: dict[str, Kernel] = {}
+        self.by_print: dict[str, str] = {}
+        self.traces: dict[str, Trace] = {}
+        self.weights = bytearray()
+        self.weight_at: dict[tuple[str, str], int] = {}
+        self.weight_by_bytes: dict[bytes, int] = {}
+
+    def run(self, imported: Graph) -> Program:
+        work: list[tuple[Lowered, Kernel, Group | None, str]] = []
+        filled: set[str] = set()
+        for i, group in enumerate(self.groups):
+            self.progress("schedule", i / len(self.groups))
+            root = self.place.storage[group.output].root
+            if root not in filled:
+                filled.add(root)
+                border = lower_fill(self.place, root)
+                if border is not None:
+                    work.append((border, self.scheduled(border, None), None, root))
+            lowered = lower_group(self.place, group)
+            work.append((lowered, self.scheduled(lowered, group), group, root))
+        plan = self.memory([[a.value for a in w[0].arguments] for w in work])
+        places = self.root_places(plan)
+        steps = tuple(self.step(*w, places) for w in work)
+        names = self.place.output_names
+        return Program(
+            name=self.name,
+            target=self.target,
+            inputs=tuple(Tensor(n, self.g.types[n]) for n in self.g.inputs),
+            outputs=tuple(
+                Tensor(shown, self.g.types[n])
+                for shown, n in zip(names, self.g.outputs, strict=True)
+            ),
+            graph=self.g,
+            placement=self.place,
+            kernels=tuple(self.kernels.values()),
+            traces=self.traces,
+            steps=steps,
+            arena_bytes=plan.size,
+            arena_lower_bound=plan.lower_bound,
+            weights=bytes(self.weights),
+            places=places,
+        )
+
+    # ---- kernels
+
+    def scheduled(self, lowered: Lowered, group: Group | None) -> Kernel:
+        """Schedule with the operator's default trace; equal kernels are kept once."""
+        raw = lowered.kernel
+        digest = fingerprint(raw)
+        if digest in self.by_print:
+            return self.kernels[self.by_print[digest]]
+        verify_kernel(raw)
+        op = operator(group.anchor.op) if group else None
+        choose = op.schedule if op and op.schedule else injective
+        trace = choose(raw, self.target)
+        finished = specialize_tails(apply(raw, trace))
+        verify_kernel(finished)
+        symbol = f"{self.name}_{len(self.kernels)}_{raw.name}"
+        finished = replace(finished, name=symbol)
+        self.kernels[symbol] = expand_math(finished)
+        self.traces[symbol] = trace
+        self.by_print[digest] = symbol
+        _dump(self.dump, f"4_loops/{symbol}.txt", lambda: loop_text(raw))
+        _dump(self.dump, f"5_scheduled/{symbol}.txt", lambda: _trace_text(trace) + loop_text(finished))
+        return self.kernels[symbol]
+
+    # ---- memory
+
+    def memory(self, values: list[list[str]]) -> MemoryPlan:
+        """Live intervals of arena allocations, then the plan."""
+        outside = {*self.g.inputs, *self.g.outputs, *self.g.constants}
+        first: dict[str, int] = {}
+        last: dict[str, int] = {}
+        for i, names in enumerate(values):
+            for v in names:
+                root = self.place.storage[v].root
+                if root not in outside:
+                    first.setdefault(root, i)
+                    last[root] = i
+        return plan_memory(
+            [
+                Allocation(r, self.place.elements(r) * self.g.types[r].dtype.bytes, first[r], last[r])
+                for r in first
+            ]
+        )
+
+    def root_places(self, plan: MemoryPlan) -> dict[str, Place]:
+        places = {r: Place("arena", at) for r, at in plan.offsets.items()}
+        places.update({n: Place("output", 0, i) for i, n in enumerate(self.g.outputs)})
+        places.update({n: Place("input", 0, i) for i, n in enumerate(self.g.inputs)})
+        return places
+
+    def constant(self, argument: Argument, kernel: Kernel, param: str) -> Place:
+        """Put a constant (packed as the kernel wants it) into the weights; equal bytes once."""
+        pack = next((p for p in kernel.packs if p.buffer == param), None)
+        key = (argument.value, repr(pack))
+        if key not in self.weight_at:
+            array = self.g.constants[argument.value]
+            if pack is not None:
+                array = pack_array(array, pack)
+            data = np.ascontiguousarray(array).tobytes()
+            if data not in self.weight_by_bytes:
+                self.weights.extend(b"\0" * (-len(self.weights) % 64))
+                self.weight_by_bytes[data] = len(self.weights)
+                self.weights.extend(data)
+            self.weight_at[key] = self.weight_by_bytes[data]
+        return Place("weights", self.weight_at[key])
+
+    # ---- steps
+
+    def step(
+        self,
+        lowered: Lowered,
+        kernel: Kernel,
+        group: Group | None,
+        root: str,
+        places: dict[str, Place],
+    ) -> Step:
+        at: list[Place] = []
+        touched = 0
+        for argument, param in zip(lowered.arguments, kernel.params, strict=True):
+            t = self.g.types[argument.value]
+            touched += t.bytes
+            if argument.role == "const":
+                at.append(self.constant(argument, kernel, param.buffer.name))
+                continue
+            base = places[self.place.storage[argument.value].root]
+            at.append(replace(base, offset=base.offset + argument.offset * t.dtype.bytes))
+        nodes = group.nodes if group else ()
+        flops = sum(self.flops(n) for n in nodes)
+        count = parallel_extent(kernel)
+        return Step(
+            label=" + ".join([n.op for n in nodes]) if nodes else f"fill {root}",
+            kernel=kernel.name,
+            op=nodes[0].op if nodes else "fill",
+            nodes=tuple(n.name for n in nodes),
+            flops=flops,
+            bytes=touched,
+            outputs=(group.output,) if group else (),
+            places=tuple(at),
+            count=count,
+            threaded=count > 1 and max(flops, touched) >= MIN_THREADED_FLOPS,
+        )
+
+    def flops(self, node: Node) -> int:
+        op = operator(node.op)
+        types = [self.g.types[i] if i else None for i in node.inputs]
+        if op.flops is not None:
+            return op.flops(types, node.attrs)
+        return self.g.types[node.outputs[0]].size if op.trait == "elementwise" else 0
+
+
+# ---------------------------------------------------------------- dumps
+
+
+def _dump(root: Path | None, name: str, text: Callable[[], str]) -> None:
+    if root is None:
+        return
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text(), encoding="utf-8")
+
+
+def _trace_text(trace: Trace) -> str:
+    return "".join(f"# {s}\n" for s in trace)
+
+
+def _groups_text(place: Placement, groups: list[Group]) -> str:
+    lines: list[str] = []
+    for i, group in enumerate(groups):
+        t = place.graph.types[group.output]
+        layout = place.layouts[group.output]
+        border = f" halo {layout.halo}" if layout.has_halo else ""
+        lines.append(f"group {i}: {group.output}: {t} order {layout.order}{border}")
+        lines += [f"  {n.op}({', '.join(n.inputs)})  # {n.name}" for n in group.nodes]
+    return "\n".join(lines) + "\n"

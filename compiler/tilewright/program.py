@@ -1,0 +1,73 @@
+"""A compiled model before it becomes bytes: kernels, the ordered steps, the memory plan.
+
+In: the pipeline. Out: code generation, the in-process JIT, reports and verification.
+Invariant: everything a report wants to know about a compiled model is a field here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tilewright.codegen.module import CallSite, ModulePlan, Place
+from tilewright.graph.ir import Graph, TensorType
+from tilewright.graph.layout import Placement
+from tilewright.loop.ir import Kernel
+from tilewright.schedule.target import Target
+from tilewright.schedule.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A model input or output."""
+
+    name: str
+    type: TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One kernel call.
+
+    `label` is what people see, `nodes` the model's nodes it computes, `flops` floating-point
+    operations, `bytes` the memory it touches at least once, `outputs` the values it materialises.
+    """
+
+    label: str
+    kernel: str
+    op: str
+    nodes: tuple[str, ...]
+    flops: int
+    bytes: int
+    outputs: tuple[str, ...]
+    places: tuple[Place, ...]
+    count: int
+    threaded: bool
+
+
+@dataclass(slots=True)
+class Program:
+    """A whole model for one target."""
+
+    name: str
+    target: Target
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    graph: Graph
+    placement: Placement
+    kernels: tuple[Kernel, ...]
+    traces: dict[str, Trace]
+    steps: tuple[Step, ...]
+    arena_bytes: int
+    arena_lower_bound: int
+    weights: bytes
+    places: dict[str, Place] = field(default_factory=dict[str, Place])
+    """Where each materialised allocation lies (root values only)."""
+
+    @property
+    def weights_bytes(self) -> int:
+        return len(self.weights)
+
+    def plan(self) -> ModulePlan:
+        """What code generation needs."""
+        calls = tuple(CallSite(s.kernel, s.places, s.count, s.threaded) for s in self.steps)
+        return ModulePlan(self.name, self.target, self.kernels, calls, len(self.weights))
