@@ -165,11 +165,13 @@ def contraction(
     inner: list[str] = []
     outer: list[str] = []
     for var, size in zip(present, shape, strict=True):
-        if size < d.extent(var):
+        if size == 1:
+            outer.append(var)
+        elif size < d.extent(var):
             d.do("split", var, size, f"{var}o", f"{var}i")
             outer.append(f"{var}o")
             inner.append(f"{var}i")
-        elif size > 1:
+        else:
             inner.append(var)
     head = [v for v in loops(d.kernel.body) if v not in {*inner, *outer, cols, *reduction}]
     lanes: list[str] = []
@@ -264,12 +266,13 @@ def channelwise(
     outer: list[str] = []
     sizes = _pixel_block([d.extent(v) for v in present], min(budget, 8) if unrolled else 4)
     for var, size in zip(present, sizes, strict=True):
-        if size < d.extent(var):
+        if size == 1:
+            outer.append(var)
+        elif size < d.extent(var):
             d.do("split", var, size, f"{var}o", f"{var}i")
             outer.append(f"{var}o")
-            if size > 1:
-                inner.append(f"{var}i")
-        elif size > 1:
+            inner.append(f"{var}i")
+        else:
             inner.append(var)
     lanes: list[str] = []
     if n > width:
