@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tilewright.core.index import FloorDiv, Ix, Mod
+from tilewright.core.index import FloorDiv, Ix, Mod, coefficient, simplify, variables
 from tilewright.errors import ScheduleError
-from tilewright.loop.ir import Alloc, Buffer, For, Kernel, Load, Store
+from tilewright.loop.ir import Alloc, Buffer, Fma, For, Kernel, Load, Store
 from tilewright.loop.rewrite import accesses, expressions, loads, loops, walk
 from tilewright.schedule.target import Target
 from tilewright.schedule.trace import Step, Trace, apply, step
@@ -140,28 +140,45 @@ def contraction(
     weights    (buffer, its dim along cols, its other dims in reduction order) if constant
     """
     d = Draft(kernel)
+    names = list(loops(kernel.body))
+    work = math.prod(d.extent(v) for v in names)
+    nest = [v for v in names if v not in reduction]
+    _tile(d, target, nest, rows, cols, reduction, weights, group=group)
+    _parallel(d, work)
+    return d.trace
+
+
+def _tile(
+    d: Draft,
+    target: Target,
+    names: Sequence[str],
+    rows: Sequence[str],
+    cols: str,
+    reduction: Sequence[str],
+    weights: tuple[str, int, Sequence[int]] | None,
+    taps: int = 1,
+    group: int = 1,
+) -> None:
+    """Tile one nest of output loops `names`; `taps` reduction loops stand side by side in it."""
     width = target.lanes(4)
-    depth = math.prod(d.extent(v) for v in reduction)
+    sums = [v for v in reduction if d.has(v)]
+    depth = max(1, math.prod(d.extent(v) for v in sums) if taps == 1 else sum(map(d.extent, sums)))
     n = d.extent(cols)
     present = [v for v in rows if d.has(v)]
     extents = [d.extent(v) for v in present]
     tile = register_tile(math.prod(extents), n, depth, target)
+    shape: tuple[int, ...] = ()
     if len(present) == 2:
+        tile = _retile(extents, n, depth, target, tile)
         shape = spatial_tile(extents[0], extents[1], tile.rows)
-        # a tile that fits the map's width may want other vectors
-        tile = _retile(extents, shape, n, depth, target, tile)
-        shape = spatial_tile(extents[0], extents[1], tile.rows)
-    else:
-        shape = (min(tile.rows, extents[0]),) if present else ()
+    elif present:
+        shape = (min(tile.rows, extents[0]),)
     nr = tile.vectors * width
     if weights is not None:
         buffer, along, rest = weights
         span = nr if group == 1 or n % nr == 0 else n
-        d.do(
-            "pack",
-            buffer,
-            [[along, span, "outer"], *[[r, 0, "whole"] for r in rest], [along, span, "inner"]],
-        )
+        dims = [[along, span, "outer"], *[[r, 0, "whole"] for r in rest], [along, span, "inner"]]
+        d.do("pack", buffer, dims)
     inner: list[str] = []
     outer: list[str] = []
     for var, size in zip(present, shape, strict=True):
@@ -173,39 +190,30 @@ def contraction(
             inner.append(f"{var}i")
         else:
             inner.append(var)
-    head = [v for v in loops(d.kernel.body) if v not in {*inner, *outer, cols, *reduction}]
-    lanes: list[str] = []
-    if n > 1:
-        if n > nr:
-            d.do("split", cols, nr, f"{cols}o", f"{cols}t")
-            outer.insert(0, f"{cols}o")
-            tile_var = f"{cols}t"
-        else:
-            tile_var = cols
-        if min(n, nr) > width:
-            d.do("split", tile_var, width, f"{cols}v", f"{cols}l")
-            inner.append(f"{cols}v")
-            lanes = [f"{cols}l"]
-        else:
-            lanes = [tile_var]
-    nest = [*inner, *lanes]
+    head = [v for v in names if d.has(v) and v not in {*present, cols}]
+    lane = cols
+    if n > nr:
+        d.do("split", cols, nr, f"{cols}o", f"{cols}t")
+        outer.insert(0, f"{cols}o")
+        lane = f"{cols}t"
+    if min(n, nr) > width:
+        d.do("split", lane, width, f"{cols}v", f"{cols}l")
+        inner.append(f"{cols}v")
+        lane = f"{cols}l"
+    nest = [*inner, lane]
     d.do("reorder", [*head, *outer, *nest])
-    if nest:
-        d.do("stage", nest)
-        sums = [v for v in reduction if d.has(v)]
-        if sums:
-            d.do("reorder", [*sums, *nest])
-        for v in inner:
-            d.do("unroll", v)
-        if lanes:
-            d.do("vectorize", lanes[0])
-    _parallel(d, depth * n * math.prod(extents))
-    return d.trace
+    d.do("stage", nest)
+    if taps == 1 and sums:
+        d.do("reorder", [*sums, *nest])
+    else:
+        for v in sums:
+            d.do("reorder", [v, *nest])
+    for v in inner:
+        d.do("unroll", v)
+    d.do("vectorize", lane)
 
 
-def _retile(
-    extents: list[int], shape: tuple[int, int], n: int, depth: int, target: Target, tile: Tile
-) -> Tile:
+def _retile(extents: list[int], n: int, depth: int, target: Target, tile: Tile) -> Tile:
     """Choose the number of vectors again for the pixels a tile of this map really has."""
     width = target.lanes(4)
     n_vectors = math.ceil(n / width)
@@ -320,6 +328,112 @@ def _even(n: int, most: int) -> int:
     return min(range(max(1, most // 2), most + 1), key=lambda b: (math.ceil(n / b) * (b + 1), -b))
 
 
+# ---------------------------------------------------------------- entry points of operator files
+
+
+def _weights(kernel: Kernel, cols: str, sums: Sequence[str]) -> tuple[str, int, list[int]] | None:
+    """The constant operand that varies with `cols`: (buffer, its dim along cols, other dims).
+
+    The other dims come in the order of the reduction loops that index them, outermost first, after
+    those that no reduction loop touches.
+    """
+    constants = {p.buffer.name: p.buffer for p in kernel.params if p.role == "const"}
+    for e in expressions(kernel.body):
+        if not isinstance(e, Fma) or not isinstance(e.b, Load) or e.b.buffer not in constants:
+            continue
+        along = [d for d, i in enumerate(e.b.index) if cols in variables(i)]
+        if len(along) != 1:
+            return None
+        rank: dict[int, int] = {}
+        for d, i in enumerate(e.b.index):
+            rank[d] = max((sums.index(v) + 1 for v in variables(i) if v in sums), default=0)
+        rest = sorted((d for d in rank if d != along[0]), key=lambda d: (rank[d], d))
+        return e.b.buffer, along[0], rest
+    return None
+
+
+def product(kernel: Kernel, target: Target) -> Trace:
+    """Matrix product with loops b0.., m, n and reduction k."""
+    found = loops(kernel.body)
+    if "n" not in found:
+        return row_reduction(kernel, target)
+    return contraction(kernel, target, ["m"], "n", ["k"], _weights(kernel, "n", ["k"]))
+
+
+def convolution(kernel: Kernel, target: Target) -> Trace:
+    """Convolution with loops n, g, oh, ow, co and reductions kh, kw, ci."""
+    sums = ["kh", "kw", "ci"]
+    weights = _weights(kernel, "co", sums)
+    group = loops(kernel.body)["g"].extent.const if "g" in loops(kernel.body) else 1
+    return contraction(kernel, target, ["oh", "ow"], "co", sums, weights, group)
+
+
+def depthwise(kernel: Kernel, target: Target) -> Trace:
+    """Depthwise convolution or pooling with loops n, oh, ow, c and window kh, kw."""
+    found = loops(kernel.body)
+    if "c" not in found:
+        return row_reduction(kernel, target)
+    draft = Draft(kernel)
+    weights = _weights(kernel, "c", ["kh", "kw"])
+    if weights is not None:
+        buffer, along, rest = weights
+        draft.do("pack", buffer, [*[[r, 0, "whole"] for r in rest], [along, 0, "whole"]])
+    return (*draft.trace, *channelwise(draft.kernel, target, ["oh", "ow"], "c", ["kh", "kw"]))
+
+
+def phases(kernel: Kernel, target: Target) -> Trace:
+    """Several nests in a row, each a small convolution (transposed convolution by phases)."""
+    d = Draft(kernel)
+    packed: set[str] = set()
+    for top in [s for s in kernel.body if isinstance(s, For)]:
+        names, sums = _nest_and_sums(top)
+        cols = next((v for v in names if v.split("_")[0] == "co"), None)
+        if cols is None or not sums:
+            continue
+        rows = [v for v in names if v.split("_")[0] in ("oh", "ow")]
+        weights = _weights(Kernel(kernel.name, kernel.params, (top,)), cols, sums)
+        if weights is not None and weights[0] in packed:
+            weights = None
+        elif weights is not None:
+            packed.add(weights[0])
+        _tile(d, target, names, rows, cols, sums, weights, len(sums))
+    _parallel(d, _volume(kernel))
+    return d.trace
+
+
+def _nest_and_sums(top: For) -> tuple[list[str], list[str]]:
+    """Perfectly nested output loops, then the loops found inside the innermost of them."""
+    names = [top.var]
+    f = top
+    while len(f.body) == 1 and isinstance(f.body[0], For):
+        f = f.body[0]
+        names.append(f.var)
+    return names, list(loops(f.body))
+
+
+def reduction(kernel: Kernel, target: Target) -> Trace:
+    """Reductions with kept loops o0.. and reduced loops r0..: along rows or down columns."""
+    names = list(loops(kernel.body))
+    kept = [v for v in names if v.startswith("o")]
+    sums = [v for v in names if v.startswith("r")]
+    known = _buffers(kernel)
+    inputs = [
+        (b, i) for b, i, store in accesses(kernel.body) if not store and known[b].space == "global"
+    ]
+    for v in kept:
+        if all(_stride(known[b], i, v) in (0, 1) for b, i in inputs) and any(
+            _stride(known[b], i, v) == 1 for b, i in inputs
+        ):
+            return column_reduction(kernel, target, v, sums)
+    unit = next(
+        (v for v in sums if any(_stride(known[b], i, v) == 1 for b, i in inputs)), None
+    )
+    d = Draft(kernel)
+    if unit is not None and unit != sums[-1]:
+        d.try_("reorder", [*[v for v in sums if v != unit], unit])
+    return (*d.trace, *row_reduction(d.kernel, target))
+
+
 # ---------------------------------------------------------------- reductions and copies
 
 
@@ -399,10 +513,8 @@ def _buffers(kernel: Kernel) -> dict[str, Buffer]:
     return out
 
 
-def _stride(kernel: Kernel, buffer: Buffer, index: tuple[Ix, ...], var: str) -> int | None:
+def _stride(buffer: Buffer, index: tuple[Ix, ...], var: str) -> int | None:
     """Elements between consecutive iterations of `var`; None if not linear."""
-    from tilewright.core.index import coefficient
-
     offset = Ix(0)
     for i, s in zip(index, buffer.strides, strict=True):
         offset = offset + i * s
@@ -414,7 +526,7 @@ def _contiguous(kernel: Kernel, var: str) -> bool:
     f = loops(kernel.body)[var]
     known = _buffers(kernel)
     return all(
-        _stride(kernel, known[b], index, var) in (0, 1) for b, index, _ in accesses(f.body)
+        _stride(known[b], index, var) in (0, 1) for b, index, _ in accesses(f.body)
     )
 
 
@@ -484,8 +596,6 @@ def _linear(kernel: Kernel) -> bool:
         offset = Ix(0)
         for i, s in zip(index, known[buffer].strides, strict=True):
             offset = offset + i * s
-        from tilewright.core.index import simplify
-
         ranges = {v: (0, f.extent.const - 1) for v, f in loops(kernel.body).items() if f.extent.is_const}
         if any(isinstance(a, FloorDiv | Mod) for a, _ in simplify(offset, ranges).terms):
             return False

@@ -1,0 +1,47 @@
+"""The identity as a kernel of its own: moves a value into another memory layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tilewright.core.index import Ix
+from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.loop.builder import KernelBuilder, Reader
+from tilewright.loop.ir import Expr
+from tilewright.registry import Operator, Sample
+
+
+def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
+    assert types[0] is not None
+    return [types[0]]
+
+
+def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
+    return [np.array(inputs[0])]
+
+
+def _compute(
+    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+) -> Expr:
+    assert x[0] is not None
+    return x[0](*index)
+
+
+def _samples(rng: np.random.Generator) -> Iterator[Sample]:
+    yield Sample((rng.standard_normal((3, 33)).astype(np.float32),))
+
+
+OPERATORS = [
+    Operator(
+        name="copy",
+        trait="injective",
+        infer=_infer,
+        reference=_reference,
+        compute=_compute,
+        samples=_samples,
+        doc="y = x, in memory of its own",
+    )
+]

@@ -1,0 +1,77 @@
+"""Permutation of dims: y[i_0, .., i_n] with dim d of y being dim perm[d] of x. A view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tilewright.core.index import Ix
+from tilewright.errors import ModelError
+from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.loop.builder import KernelBuilder, Reader
+from tilewright.loop.ir import Expr
+from tilewright.registry import ImportNode, Operator, Sample, StridedView
+
+
+def _perm(attrs: Attrs) -> tuple[int, ...]:
+    perm = attrs["perm"]
+    assert isinstance(perm, tuple)
+    return tuple(int(p) for p in perm)
+
+
+def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
+    x = types[0]
+    assert x is not None
+    perm = _perm(attrs)
+    if sorted(perm) != list(range(x.rank)):
+        raise ModelError(f"`transpose`: {perm} is not a permutation of the dims of {x}")
+    return [TensorType(x.dtype, tuple(x.shape[p] for p in perm))]
+
+
+def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
+    return [np.ascontiguousarray(np.transpose(inputs[0], _perm(attrs)))]
+
+
+def _compute(
+    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+) -> Expr:
+    assert x[0] is not None
+    source: list[Ix] = [Ix(0)] * len(index)
+    for d, p in enumerate(_perm(attrs)):
+        source[p] = index[d]
+    return x[0](*source)
+
+
+def _view(
+    t: TensorType, strides: tuple[int, ...], attrs: Attrs, out: TensorType
+) -> StridedView | None:
+    return StridedView(0, tuple(strides[p] for p in _perm(attrs)))
+
+
+def _import(node: ImportNode) -> Sequence[str]:
+    rank = node.type(0).rank
+    perm = tuple(int(p) for p in node.attr("perm", tuple(reversed(range(rank)))))
+    return node.add("transpose", [node.inputs[0]], {"perm": perm})
+
+
+def _samples(rng: np.random.Generator) -> Iterator[Sample]:
+    for shape, perm in (((3, 17), (1, 0)), ((2, 3, 5, 7), (0, 2, 3, 1)), ((4, 1, 6), (2, 1, 0))):
+        yield Sample((rng.standard_normal(shape).astype(np.float32),), {"perm": perm})
+
+
+OPERATORS = [
+    Operator(
+        name="transpose",
+        trait="view",
+        infer=_infer,
+        reference=_reference,
+        attrs={"perm": tuple},
+        compute=_compute,
+        view=_view,
+        samples=_samples,
+        onnx={"Transpose": _import},
+        doc="y = x with its dims permuted",
+    )
+]

@@ -1,0 +1,64 @@
+"""Elementwise choice: y[i] = a[i] where cond[i] holds, else b[i]; all three broadcast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tilewright.core.dtypes import BOOL
+from tilewright.core.index import Ix
+from tilewright.errors import ModelError
+from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.loop.builder import KernelBuilder, Reader, select
+from tilewright.loop.ir import Expr
+from tilewright.registry import Operator, Sample
+
+
+def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
+    cond, a, b = types
+    assert cond is not None and a is not None and b is not None
+    if cond.dtype is not BOOL or a.dtype is not b.dtype:
+        raise ModelError(f"`where` wants (bool, T, T), got {cond}, {a}, {b}")
+    try:
+        return [TensorType(a.dtype, np.broadcast_shapes(cond.shape, a.shape, b.shape))]
+    except ValueError:
+        raise ModelError(f"`where`: {cond}, {a}, {b} do not broadcast") from None
+
+
+def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
+    return [np.asarray(np.where(inputs[0], inputs[1], inputs[2]))]
+
+
+def _compute(
+    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+) -> Expr:
+    cond, a, b = x
+    assert cond is not None and a is not None and b is not None
+    return select(cond.broadcast(index), a.broadcast(index), b.broadcast(index))
+
+
+def _samples(rng: np.random.Generator) -> Iterator[Sample]:
+    for c, a, b in (((17,), (17,), ()), ((3, 1), (3, 20), (20,)), ((), (5,), (1,))):
+        yield Sample(
+            (
+                rng.integers(0, 2, c).astype(np.bool_),
+                rng.standard_normal(a).astype(np.float32),
+                rng.standard_normal(b).astype(np.float32),
+            )
+        )
+
+
+OPERATORS = [
+    Operator(
+        name="where",
+        trait="elementwise",
+        infer=_infer,
+        reference=_reference,
+        compute=_compute,
+        samples=_samples,
+        onnx={"Where": lambda node: node.add("where", node.inputs)},
+        doc="y[i] = a[i] if cond[i] else b[i]",
+    )
+]
