@@ -1,0 +1,45 @@
+"""Graph passes: each a pure function Graph -> Graph in a file of its own.
+
+`optimize` runs them in order until nothing changes. Invariant: a pass never changes what the model
+computes beyond rounding; passes that are exact say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tilewright.graph.ir import Graph
+from tilewright.graph.passes.eliminate_dead import eliminate_dead
+from tilewright.graph.passes.eliminate_duplicates import eliminate_duplicates
+from tilewright.graph.passes.fold_batch_norm import fold_batch_norm
+from tilewright.graph.passes.fold_bias import fold_bias
+from tilewright.graph.passes.fold_constants import fold_constants
+from tilewright.graph.passes.fold_pad import fold_pad
+from tilewright.graph.passes.simplify import simplify
+
+Pass = Callable[[Graph], Graph]
+
+PASSES: tuple[Pass, ...] = (
+    eliminate_dead,
+    fold_constants,
+    simplify,
+    eliminate_duplicates,
+    fold_pad,
+    fold_batch_norm,
+    fold_bias,
+    eliminate_dead,
+)
+
+#: Passes feed each other; a few rounds reach the fixed point on every model we know.
+MAX_ROUNDS = 8
+
+
+def optimize(graph: Graph, passes: tuple[Pass, ...] = PASSES) -> Graph:
+    """Run `passes` until the list of nodes does not change any more."""
+    for _ in range(MAX_ROUNDS):
+        before = graph.nodes
+        for transform in passes:
+            graph = transform(graph)
+        if graph.nodes == before:
+            break
+    return graph

@@ -1,0 +1,234 @@
+"""Check a kernel's invariants; prove that no access leaves its buffer.
+
+In: a `Kernel`. Out: nothing, or an `IRError` that names the statement.
+The bounds proof is interval analysis after eliminating loop variables innermost first: a form that
+grows with a variable is largest at its last iteration, whose value may depend on outer variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tilewright.core.dtypes import BOOL
+from tilewright.core.index import (
+    Extremum,
+    Ix,
+    bounds,
+    coefficient,
+    simplify,
+    substitute,
+    variables,
+)
+from tilewright.errors import IRError
+from tilewright.loop.ir import (
+    Alloc,
+    Binary,
+    Block,
+    Buffer,
+    Expr,
+    Fma,
+    For,
+    FromIndex,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Ref,
+    Select,
+    Store,
+)
+from tilewright.loop.rewrite import children
+
+
+@dataclass(slots=True)
+class _Scope:
+    """Names visible at a point: loops (outermost first) with extents, lets, buffers."""
+
+    loops: dict[str, Ix] = field(default_factory=dict[str, Ix])
+    ranges: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    lets: dict[str, object] = field(default_factory=dict[str, object])
+    buffers: dict[str, Buffer] = field(default_factory=dict[str, Buffer])
+    vector: bool = False
+    parallel: bool = False
+
+    def child(self) -> _Scope:
+        return _Scope(
+            dict(self.loops), dict(self.ranges), dict(self.lets), dict(self.buffers),
+            self.vector, self.parallel,
+        )  # fmt: skip
+
+
+def verify(kernel: Kernel) -> None:
+    """Raise `IRError` if the kernel is malformed or an access cannot be proved in bounds."""
+    unproved = _Verifier(kernel).run()
+    if unproved:
+        raise IRError(f"{kernel.name}: {unproved[0]}")
+
+
+def prove_bounds(kernel: Kernel) -> list[str]:
+    """The accesses that cannot be proved to stay inside their buffers (none: all proved)."""
+    return _Verifier(kernel).run()
+
+
+class _Verifier:
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.unproved: list[str] = []
+
+    def run(self) -> list[str]:
+        scope = _Scope(buffers={p.buffer.name: p.buffer for p in self.kernel.params})
+        if len(scope.buffers) != len(self.kernel.params):
+            raise self.error("two parameters have the same name")
+        self.block(self.kernel.body, scope)
+        return self.unproved
+
+    def error(self, text: str) -> IRError:
+        return IRError(f"{self.kernel.name}: {text}")
+
+    def block(self, block: Block, scope: _Scope) -> None:
+        scope = scope.child()
+        for s in block:
+            match s:
+                case For():
+                    self.loop(s, scope)
+                case Store(buffer, index, value):
+                    self.access(buffer, index, scope)
+                    self.expr(value, scope)
+                    if value.dtype is not scope.buffers[buffer].dtype:
+                        raise self.error(f"a {value.dtype} is stored to {buffer}")
+                case Let(name, value, bound):
+                    self.expr(value, scope)
+                    if name in scope.lets or name in scope.loops:
+                        raise self.error(f"`{name}` is bound twice")
+                    scope.lets[name] = value.dtype
+                    if bound is not None:
+                        scope.ranges[name] = bound
+                case If(cond, then, orelse):
+                    self.expr(cond, scope)
+                    if cond.dtype is not BOOL:
+                        raise self.error("a condition is not bool")
+                    self.block(then, self.narrowed(cond, scope, True))
+                    self.block(orelse, self.narrowed(cond, scope, False))
+                case Alloc(buffer):
+                    if buffer.name in scope.buffers:
+                        raise self.error(f"buffer `{buffer.name}` is bound twice")
+                    scope.buffers[buffer.name] = buffer
+                case _:
+                    raise self.error(f"unknown statement {s}")
+
+    def narrowed(self, cond: Expr, scope: _Scope, holds: bool) -> _Scope:
+        """Use a condition of the form variable < constant for the ranges inside a branch."""
+        inner = scope.child()
+        match cond:
+            case Binary("lt", FromIndex(Ix(0, ((str(var), 1),)), _), c) if hasattr(c, "value"):
+                lo, hi = scope.ranges[var]
+                limit = int(c.value)
+                inner.ranges[var] = (lo, min(hi, limit - 1)) if holds else (max(lo, limit), hi)
+                inner.loops[var] = Ix(inner.ranges[var][1] + 1)
+        return inner
+
+    def loop(self, s: For, scope: _Scope) -> None:
+        if s.var in scope.loops or s.var in scope.lets:
+            raise self.error(f"loop `{s.var}` shadows another name")
+        unknown = variables(s.extent) - set(scope.ranges)
+        if unknown:
+            raise self.error(f"the extent of `{s.var}` uses the unbound `{min(unknown)}`")
+        if s.kind == "vector" and scope.vector:
+            raise self.error(f"vector loop `{s.var}` is inside another")
+        if s.kind == "parallel" and (scope.loops or scope.parallel):
+            raise self.error(f"parallel loop `{s.var}` is not outermost")
+        inner = scope.child()
+        _, hi = bounds(s.extent, scope.ranges)
+        if hi is None:
+            raise self.error(f"the extent of `{s.var}` has no bound")
+        inner.loops[s.var] = s.extent
+        inner.ranges[s.var] = (0, max(hi - 1, 0))
+        inner.vector |= s.kind == "vector"
+        inner.parallel |= s.kind == "parallel"
+        self.block(s.body, inner)
+
+    def expr(self, root: Expr, scope: _Scope) -> None:
+        seen: set[int] = set()
+        stack = [root]
+        while stack:
+            e = stack.pop()
+            if id(e) in seen:
+                continue
+            seen.add(id(e))
+            match e:
+                case Load(buffer, index, dtype):
+                    self.access(buffer, index, scope)
+                    if scope.buffers[buffer].dtype is not dtype:
+                        raise self.error(f"{buffer} is loaded as {dtype}")
+                case Binary(op, a, b):
+                    if a.dtype is not b.dtype:
+                        raise self.error(f"`{op}` of {a.dtype} and {b.dtype}")
+                case Fma(a, b, c):
+                    if not a.dtype is b.dtype is c.dtype:
+                        raise self.error(f"fma of {a.dtype}, {b.dtype} and {c.dtype}")
+                case Select(cond, a, b):
+                    if cond.dtype is not BOOL or a.dtype is not b.dtype:
+                        raise self.error(f"select on {cond.dtype} of {a.dtype} and {b.dtype}")
+                case Ref(name, dtype):
+                    if scope.lets.get(name) is not dtype:
+                        raise self.error(f"`{name}` is not a visible {dtype}")
+                case _:
+                    pass
+            stack.extend(children(e))
+
+    def access(self, name: str, index: tuple[Ix, ...], scope: _Scope) -> None:
+        buffer = scope.buffers.get(name)
+        if buffer is None:
+            raise self.error(f"buffer `{name}` is not visible here")
+        if len(index) != len(buffer.shape):
+            raise self.error(f"{name} has rank {len(buffer.shape)}, indexed with {len(index)}")
+        for i, n in zip(index, buffer.shape, strict=True):
+            unknown = variables(i) - set(scope.ranges)
+            if unknown:
+                raise self.error(f"an index of {name} uses the unbound `{min(unknown)}`")
+            low = _extreme(i, scope, largest=False)
+            high = _extreme(i, scope, largest=True)
+            if low is None or high is None or low < 0 or high >= n:
+                shown = ", ".join(map(str, index))
+                self.unproved.append(
+                    f"cannot prove {name}[{shown}] inside {list(buffer.shape)} ({i} is in [{low}, {high}])"
+                )
+                return
+
+
+def _extreme(form: Ix, scope: _Scope, largest: bool) -> int | None:
+    """An upper (lower) bound of a form: plain intervals, then elimination of loop variables."""
+    lo, hi = bounds(form, scope.ranges)
+    best = hi if largest else lo
+    for var, extent in reversed(scope.loops.items()):
+        coef = coefficient(form, var)
+        if not coef:
+            continue
+        if (coef > 0) != largest:
+            form = substitute(form, {var: Ix(0)})
+            continue
+        forms = [substitute(form, {var: e - 1}) for e in _sides(extent)]
+        found = [_tighter(simplify(f, scope.ranges), scope.ranges, largest) for f in forms]
+        known = [f for f in found if f is not None]
+        if known:
+            value = min(known) if largest else max(known)
+            best = value if best is None else (min if largest else max)(best, value)
+        form = forms[0]
+        if len(forms) > 1:  # keep the side that depends on the outer loops
+            form = max(forms, key=lambda f: len(f.terms) if variables(f) else 0)
+    return best
+
+
+def _tighter(form: Ix, ranges: Mapping[str, tuple[int, int]], largest: bool) -> int | None:
+    lo, hi = bounds(form, ranges)
+    return hi if largest else lo
+
+
+def _sides(extent: Ix) -> list[Ix]:
+    """Both sides of a minimum: each is an upper bound of it."""
+    if len(extent.terms) == 1 and extent.const == 0 and extent.terms[0][1] == 1:
+        atom = extent.terms[0][0]
+        if isinstance(atom, Extremum) and atom.op == "min":
+            return [*_sides(atom.a), *_sides(atom.b)]
+    return [extent]
