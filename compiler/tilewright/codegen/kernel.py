@@ -63,6 +63,7 @@ class _Slot:
     pointer: str
     strides: tuple[int, ...]
     scratch: bool
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -204,7 +205,7 @@ class _Emitter(values.Builder):
         ptr = self.fresh(buffer.name)
         kind = memory_type(buffer.dtype)
         self.entry.append(f"  {ptr} = alloca [{size} x {kind}], align 64")
-        self.slots[buffer.name] = _Slot(buffer, ptr, tuple(strides), True)
+        self.slots[buffer.name] = _Slot(buffer, ptr, tuple(strides), True, size)
 
     def branch(self, cond: Expr, then: Block, orelse: Block) -> None:
         c = self.eval(cond)
@@ -395,11 +396,13 @@ class _Emitter(values.Builder):
         """Whether all lanes of a unit-stride access surely lie inside the buffer's last row."""
         vec = self.vector
         assert vec is not None
-        if vec.active == vec.lanes or slot.scratch:
+        if vec.active == vec.lanes:
             return True
         last = substitute(index[-1], self.scope.index)
         _, hi = bounds(last - Ix(0, ((vec.var, 1),)), self.scope.ranges)
         row = slot.buffer.shape[-1]
+        if slot.scratch:  # rows of scratch are padded to whole vectors
+            row = slot.strides[-2] if len(slot.strides) > 1 else slot.size
         return slot.strides[-1] == 1 and hi is not None and hi + vec.lanes <= row
 
     def load(self, e: Load) -> Value:
@@ -436,8 +439,12 @@ class _Emitter(values.Builder):
         value = self.splat(value, vec.lanes)
         if varying == {vec.var} and coefficient(offset, vec.var) == 1:
             ptr = self.address(slot, substitute(offset, {vec.var: Ix(0)}))
-            full = slot.scratch or vec.active == vec.lanes
-            self.store_vector(ptr, value, None if full else vec.active)
+            partial = vec.active < vec.lanes
+            if partial and slot.buffer.space == "register" and self.unmasked(slot, index):
+                # Blend with what is there: SROA sees through this, not through a masked store.
+                value = self.blend(self.load_vector(ptr, value.dtype, vec.lanes, None), value, vec.active)
+                partial = False
+            self.store_vector(ptr, value, vec.active if partial else None)
             return
         for i in range(vec.active):
             ptr = self.address(slot, self.lane_offset(offset, i))

@@ -207,6 +207,12 @@ class Builder:
             return v
         return Value(self.op(f"extractelement {v.type} {v.ssa}, i32 {lane}"), v.dtype, 1)
 
+    def blend(self, old: Value, new: Value, active: int) -> Value:
+        """The first `active` lanes of `new`, the rest of `old`."""
+        picks = ", ".join(f"i32 {i + (new.lanes if i < active else 0)}" for i in range(new.lanes))
+        pair = f"{old.type} {old.ssa}, {new.type} {new.ssa}"
+        return Value(self.op(f"shufflevector {pair}, <{new.lanes} x i32> <{picks}>"), new.dtype, new.lanes)
+
     # ---- memory
 
     def _mask(self, lanes: int, active: int) -> str:

@@ -363,6 +363,8 @@ def product(kernel: Kernel, target: Target) -> Trace:
 def convolution(kernel: Kernel, target: Target) -> Trace:
     """Convolution with loops n, g, oh, ow, co and reductions kh, kw, ci."""
     sums = ["kh", "kw", "ci"]
+    if "co" not in loops(kernel.body):
+        return row_reduction(kernel, target)
     weights = _weights(kernel, "co", sums)
     group = loops(kernel.body)["g"].extent.const if "g" in loops(kernel.body) else 1
     return contraction(kernel, target, ["oh", "ow"], "co", sums, weights, group)
