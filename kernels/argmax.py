@@ -1,4 +1,7 @@
-"""Index of the largest or smallest element along one axis (the first or last of equals)."""
+"""Index of the largest or smallest element along one axis.
+
+y[o..] = the least (or, with `select_last`, the greatest) j with x[o.., j] = max over i of x[o.., i].
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.core.dtypes import I64
+from tilewright.core.dtypes import BOOL, I64
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -27,8 +30,8 @@ def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]
     x = types[0]
     assert x is not None
     axis = _axis(attrs)
-    if not 0 <= axis < x.rank or x.shape[axis] == 0:
-        raise ModelError(f"`argmax`/`argmin` of {x} along {axis} is not defined")
+    if not 0 <= axis < x.rank or x.shape[axis] == 0 or x.dtype is BOOL:
+        raise ModelError(f"`argmax` or `argmin` of {x} along {axis} is not defined")
     kept = (1,) if attrs["keepdims"] else ()
     return [TensorType(I64, (*x.shape[:axis], *kept, *x.shape[axis + 1 :]))]
 
@@ -65,14 +68,13 @@ def _lower(largest: bool) -> Callable[[KernelBuilder, Attrs], None]:
             index[axis] = Ix(0)
             k.set(best, x(*index))
             k.set(at, const(0, I64))
-            if x.shape[axis] > 1:
-                with k.loop("j", x.shape[axis] - 1) as j:
-                    index[axis] = j + 1
-                    value = k.let("value", x(*index))
-                    op = better_or_equal if attrs["select_last"] else better
-                    wins = k.let("wins", binary(op, value, best()))
-                    k.set(at, select(wins, from_index(j + 1, I64), at()))
-                    k.set(best, select(wins, value, best()))
+            op = better_or_equal if attrs["select_last"] else better
+            with k.loop("j", x.shape[axis]) as j:
+                index[axis] = j
+                value = k.let("value", x(*index))
+                wins = k.let("wins", binary(op, value, best()))
+                k.set(at, select(wins, from_index(j, I64), at()))
+                k.set(best, select(wins, value, best()))
             index[axis] = Ix(0)
             kept = [i for d, i in enumerate(index) if attrs["keepdims"] or d != axis]
             k.emit(kept, at())
@@ -82,8 +84,11 @@ def _lower(largest: bool) -> Callable[[KernelBuilder, Attrs], None]:
 
 def _importer(name: str) -> Callable[[ImportNode], Sequence[str]]:
     def importer(node: ImportNode) -> Sequence[str]:
+        axis, rank = int(node.attr("axis", 0)), node.type(0).rank
+        if not -rank <= axis < rank:
+            raise node.fail(f"axis {axis} is out of range for {node.type(0)}: repair the model")
         attrs = {
-            "axis": int(node.attr("axis", 0)) % max(node.type(0).rank, 1),
+            "axis": axis % rank,
             "keepdims": bool(node.attr("keepdims", 1)),
             "select_last": bool(node.attr("select_last_index", 0)),
         }
@@ -96,7 +101,7 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
     for shape, axis in (((17,), 0), ((3, 20), 1), ((4, 3, 5), 1)):
         for last in (False, True):
             x = rng.integers(-3, 4, shape).astype(np.float32)
-            yield Sample((x,), {"axis": axis, "keepdims": True, "select_last": last})
+            yield Sample((x,), {"axis": axis, "keepdims": not last, "select_last": last})
 
 
 OPERATORS = [
@@ -108,6 +113,7 @@ OPERATORS = [
         attrs={"axis": int, "keepdims": bool, "select_last": bool},
         lower=_lower(largest),
         samples=_samples,
+        flops=lambda types, attrs: types[0].size if types[0] else 0,
         onnx={onnx: _importer(name)},
         doc=f"index of the {'largest' if largest else 'smallest'} element along `axis`",
     )

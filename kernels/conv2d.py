@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.window import read_window, window_of
 from tilewright.errors import ModelError
-from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType
 from tilewright.loop.builder import KernelBuilder, add, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
@@ -24,26 +25,10 @@ from tilewright.schedule.templates import convolution
 from tilewright.schedule.trace import Trace
 
 
-def _ints(attrs: Attrs, name: str) -> tuple[int, ...]:
-    """An attribute that is a tuple of integers."""
-    value = attrs[name]
-    assert isinstance(value, tuple)
-    return tuple(int(v) for v in value)
-
-
 def _group(attrs: Attrs) -> int:
     g = attrs["group"]
     assert isinstance(g, int)
     return g
-
-
-def _output_size(x: TensorType, w: TensorType, attrs: Attrs) -> tuple[int, int]:
-    s, d, p = _ints(attrs, "strides"), _ints(attrs, "dilations"), _ints(attrs, "pads")
-    size = [
-        (x.shape[2 + i] + p[i] + p[2 + i] - d[i] * (w.shape[2 + i] - 1) - 1) // s[i] + 1
-        for i in (0, 1)
-    ]
-    return size[0], size[1]
 
 
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
@@ -53,43 +38,46 @@ def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]
     fits = x.rank == 4 and w.rank == 4 and x.dtype is w.dtype and g >= 1
     if not fits or x.shape[1] != w.shape[1] * g or w.shape[0] % g:
         raise ModelError(f"`conv2d` of {x} with weights {w} in {g} groups: the shapes do not fit")
-    if bias is not None and bias.shape != (w.shape[0],):
-        raise ModelError(f"`conv2d`: bias {bias} is not [{w.shape[0]}]")
-    oh, ow = _output_size(x, w, attrs)
+    if bias is not None and bias != TensorType(x.dtype, (w.shape[0],)):
+        raise ModelError(f"`conv2d`: bias {bias} is not {x.dtype}[{w.shape[0]}]")
+    try:
+        oh, ow = window_of(attrs, w.shape[2:]).output(x.shape[2:])
+    except ValueError as err:
+        raise ModelError(f"`conv2d` of {x} with weights {w}: {err}") from None
     if oh < 1 or ow < 1:
         raise ModelError(f"`conv2d` of {x} with weights {w}: the output is empty")
     return [TensorType(x.dtype, (x.shape[0], w.shape[0], oh, ow))]
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
+    """One matrix product per image and group over the windows laid out as columns."""
     x, w, bias = (*inputs, None)[:3]
-    (sh, sw), (dh, dw), p = (_ints(attrs, k) for k in ("strides", "dilations", "pads"))
-    g = _group(attrs)
-    padded = np.pad(x, ((0, 0), (0, 0), (p[0], p[2]), (p[1], p[3])))
     o, ci, kh, kw = w.shape
-    n, c, h, wd = padded.shape
-    oh, ow = (h - dh * (kh - 1) - 1) // sh + 1, (wd - dw * (kw - 1) - 1) // sw + 1
-    a, b, s2, s3 = padded.strides
+    window, g = window_of(attrs, (kh, kw)), _group(attrs)
+    (sh, sw), (dh, dw), p = window.strides, window.dilations, window.pads
+    oh, ow = window.output(x.shape[2:])
+    padded = np.pad(x, ((0, 0), (0, 0), (p[0], p[2]), (p[1], p[3])))
+    s0, s1, s2, s3 = padded.strides
     windows = np.lib.stride_tricks.as_strided(
-        padded, (n, g, ci, kh, kw, oh, ow), (a, ci * b, b, dh * s2, dw * s3, sh * s2, sw * s3)
+        padded,
+        (x.shape[0], g, ci, kh, kw, oh, ow),
+        (s0, ci * s1, s1, dh * s2, dw * s3, sh * s2, sw * s3),
     )
-    out = np.empty((n, g, o // g, oh * ow), np.float64)
-    for i in range(n):
+    y = np.empty((x.shape[0], g, o // g, oh * ow), np.float64)
+    filters = w.reshape(g, o // g, ci * kh * kw).astype(np.float64)
+    for i in range(x.shape[0]):
         for j in range(g):
-            cols = windows[i, j].reshape(ci * kh * kw, oh * ow).astype(np.float64)
-            part = w[j * (o // g) : (j + 1) * (o // g)].reshape(o // g, -1).astype(np.float64)
-            out[i, j] = part @ cols
-    y = out.reshape(n, o, oh, ow)
-    if bias is not None:
-        y = y + bias.reshape(1, o, 1, 1)
-    return [y.astype(x.dtype)]
+            columns = windows[i, j].reshape(ci * kh * kw, oh * ow)
+            y[i, j] = filters[j] @ columns.astype(np.float64)
+    y = y.reshape(x.shape[0], o, oh, ow)
+    return [(y if bias is None else y + bias.reshape(1, o, 1, 1)).astype(x.dtype)]
 
 
 def _lower(k: KernelBuilder, attrs: Attrs) -> None:
     x, w, bias = (*k.inputs, None)[:3]
     assert x is not None and w is not None
-    (sh, sw), (dh, dw), pads = (_ints(attrs, a) for a in ("strides", "dilations", "pads"))
-    top, left = pads[0], pads[1]
+    window = window_of(attrs, w.shape[2:])
+    (sh, sw), (dh, dw), (top, left) = window.strides, window.dilations, window.pads[:2]
     batch, channels, height, width = k.out_shape
     g_count = _group(attrs)
     co_count, ci_count = channels // g_count, w.shape[1]
@@ -121,11 +109,8 @@ def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
     """Channels last, and a border as wide as the taps reach over the edge."""
     x, w = types[0], types[1]
     assert x is not None and w is not None
-    (sh, sw), (dh, dw), p = (_ints(attrs, a) for a in ("strides", "dilations", "pads"))
-    oh, ow = _output_size(x, w, attrs)
-    reach_h = (oh - 1) * sh + (w.shape[2] - 1) * dh - p[0] - (x.shape[2] - 1)
-    reach_w = (ow - 1) * sw + (w.shape[3] - 1) * dw - p[1] - (x.shape[3] - 1)
-    halo = ((0, 0), (0, 0), (p[0], max(reach_h, 0)), (p[1], max(reach_w, 0)))
+    border = window_of(attrs, w.shape[2:]).border(x.shape[2:])
+    halo = ((0, 0), (0, 0), *border)
     return LayoutWish(orders={0: (0, 2, 3, 1)}, halos={0: halo}, out_order=(0, 2, 3, 1))
 
 
@@ -142,50 +127,34 @@ def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 # ---------------------------------------------------------------- importer
 
 
-def _auto_pads(mode: str, size: Sequence[int], kernel: Sequence[int], strides: Sequence[int],
-               dilations: Sequence[int]) -> tuple[int, ...]:  # fmt: skip
-    """Pads of SAME_UPPER / SAME_LOWER: the output has ceil(size / stride) elements."""
-    before: list[int] = []
-    after: list[int] = []
-    for n, k, s, d in zip(size, kernel, strides, dilations, strict=True):
-        total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
-        small = total // 2
-        lower = mode == "SAME_LOWER"
-        before.append(total - small if lower else small)
-        after.append(small if lower else total - small)
-    return (*before, *after)
-
-
 def _import(node: ImportNode) -> Sequence[str]:
     """Conv of rank 3 (one spatial dim) or 4; depthwise ones become their own operator."""
     x, w = node.type(0), node.type(1)
-    spatial = x.rank - 2
-    if spatial not in (1, 2):
-        raise node.fail(f"Conv over {spatial} spatial dims is not supported (1 and 2 are)")
-    strides = tuple(int(s) for s in node.attr("strides", (1,) * spatial))
-    dilations = tuple(int(d) for d in node.attr("dilations", (1,) * spatial))
-    auto = str(node.attr("auto_pad", "NOTSET"))
-    pads = tuple(int(p) for p in node.attr("pads", (0,) * (2 * spatial)))
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        pads = _auto_pads(auto, x.shape[2:], w.shape[2:], strides, dilations)
-    elif auto == "VALID":
-        pads = (0,) * (2 * spatial)
+    if x.rank not in (3, 4):
+        raise node.fail(f"convolution of {x} is not supported: one and two spatial dims are")
+    if w.rank != x.rank or tuple(node.attr("kernel_shape", w.shape[2:])) != w.shape[2:]:
+        raise node.fail(
+            f"the kernel_shape or rank of the weights {w} does not fit: repair the model"
+        )
+    try:
+        window = read_window(node.attr, x.shape[2:], w.shape[2:])
+    except ValueError as err:
+        raise node.fail(str(err)) from None
     inputs = list(node.inputs[: 3 if node.has(2) else 2])
-    if spatial == 1:
-        strides, dilations, pads = (1, *strides), (1, *dilations), (0, pads[0], 0, pads[1])
+    if x.rank == 3:
         for i in (0, 1):
             t = node.type(i)
             shape = (*t.shape[:2], 1, t.shape[2])
             inputs[i] = node.add("reshape", [inputs[i]], {"shape": shape})[0]
-    if any(p < 0 for p in pads):
-        raise node.fail(f"Conv with negative pads {list(pads)} is not supported")
     group = int(node.attr("group", 1))
-    attrs: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
-    if group == x.shape[1] == w.shape[0] and group > 1:
+    attrs: dict[str, Any] = {
+        "strides": window.strides, "pads": window.pads, "dilations": window.dilations
+    }  # fmt: skip
+    if group > 1 and group == x.shape[1] == w.shape[0]:
         (y,) = node.add("depthwise_conv2d", inputs, attrs)
     else:
         (y,) = node.add("conv2d", inputs, {**attrs, "group": group})
-    if spatial == 1:
+    if x.rank == 3:
         n, c, _, length = node.type_of(y).shape
         return node.add("reshape", [y], {"shape": (n, c, length)})
     return [y]
@@ -205,7 +174,9 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         (1, 1, 6, 1, 8, 3, 1, 1, (1, 0, 1, 0), 1, 1),
     )
     for n, ci, h, w, co, kh, kw, s, pads, d, g in cases:
-        attrs = {"strides": (s, s), "pads": pads, "dilations": (d, d), "group": g}
+        attrs: dict[str, AttrValue] = {
+            "strides": (s, s), "pads": pads, "dilations": (d, d), "group": g
+        }  # fmt: skip
         yield Sample((f(n, ci, h, w), f(co, ci // g, kh, kw), f(co)), attrs)
     attrs = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
     yield Sample((f(1, 3, 6, 7), f(8, 3, 3, 3)), attrs)

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.window import Window, lift, read_auto_pad, read_numbers, window_of
 from tilewright.errors import ModelError
-from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType, type_of
 from tilewright.loop.builder import KernelBuilder, add, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
@@ -24,30 +25,37 @@ from tilewright.schedule.templates import phases
 from tilewright.schedule.trace import Trace
 
 
-def _ints(attrs: Attrs, name: str) -> tuple[int, ...]:
-    value = attrs[name]
-    assert isinstance(value, tuple)
-    return tuple(int(v) for v in value)
-
-
 def _group(attrs: Attrs) -> int:
     g = attrs["group"]
     assert isinstance(g, int)
     return g
 
 
+def _window(attrs: Attrs, w: Sequence[int]) -> Window:
+    """The window of the convolution that this one transposes; `w` is the shape of the weights."""
+    return window_of(attrs, w[2:])
+
+
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x, w, bias = (*types, None)[:3]
     assert x is not None and w is not None
-    g = _group(attrs)
-    fits = x.rank == 4 and w.rank == 4 and x.dtype is w.dtype
+    g, extra = _group(attrs), attrs["output_padding"]
+    fits = x.rank == 4 and w.rank == 4 and x.dtype is w.dtype and g >= 1
     if not fits or x.shape[1] != w.shape[0] or w.shape[0] % g:
-        raise ModelError(f"`conv_transpose2d` of {x} with weights {w}: the shapes do not fit")
-    if bias is not None and bias.shape != (w.shape[1] * g,):
-        raise ModelError(f"`conv_transpose2d`: bias {bias} is not [{w.shape[1] * g}]")
-    s, d, p, extra = (_ints(attrs, a) for a in ("strides", "dilations", "pads", "output_padding"))
+        raise ModelError(
+            f"`conv_transpose2d` of {x} with weights {w} in {g} groups: the shapes do not fit"
+        )
+    if bias is not None and bias != TensorType(x.dtype, (w.shape[1] * g,)):
+        raise ModelError(f"`conv_transpose2d`: bias {bias} is not {x.dtype}[{w.shape[1] * g}]")
+    if not isinstance(extra, tuple) or len(extra) != 2 or min(extra) < 0:
+        raise ModelError(f"`conv_transpose2d`: output_padding {extra} is not two numbers >= 0")
+    try:
+        window = _window(attrs, w.shape)
+    except ValueError as err:
+        raise ModelError(f"`conv_transpose2d` of {x} with weights {w}: {err}") from None
     size = [
-        (x.shape[2 + i] - 1) * s[i] + d[i] * (w.shape[2 + i] - 1) + 1 + extra[i] - p[i] - p[2 + i]
+        (x.shape[2 + i] - 1) * window.strides[i]
+        + (window.extent[i] + int(extra[i]) - window.pads[i] - window.pads[2 + i])
         for i in (0, 1)
     ]
     if min(size) < 1:
@@ -56,57 +64,45 @@ def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
+    """Scatter tap by tap into the unpadded result, then cut the pads off."""
     x, w, bias = (*inputs, None)[:3]
-    out = _infer([TensorType(_dt(x), x.shape), TensorType(_dt(w), w.shape)], attrs)[0]
-    (sh, sw), (dh, dw), p = (_ints(attrs, a) for a in ("strides", "dilations", "pads"))
-    g = _group(attrs)
-    n, c, h, wd = x.shape
-    co, kh, kw = w.shape[1:]
-    _, channels, oh, ow = out.shape
-    full = np.zeros((n, channels, oh + p[0] + p[2] + sh + dh * kh, ow + p[1] + p[3] + sw + dw * kw))
-    for j in range(g):
-        part = x[:, j * c // g : (j + 1) * c // g].astype(np.float64)
-        filters = w[j * c // g : (j + 1) * c // g].astype(np.float64)
-        for a in range(kh):
-            for b in range(kw):
-                rows = slice(a * dh, a * dh + (h - 1) * sh + 1, sh)
-                cols = slice(b * dw, b * dw + (wd - 1) * sw + 1, sw)
-                value = np.einsum("nchw,co->nohw", part, filters[:, :, a, b])
-                full[:, j * co : (j + 1) * co, rows, cols] += value
-    y = full[:, :, p[0] : p[0] + oh, p[1] : p[1] + ow]
-    if bias is not None:
-        y = y + bias.reshape(1, -1, 1, 1)
-    return [np.ascontiguousarray(y).astype(x.dtype)]
+    g, window = _group(attrs), _window(attrs, w.shape)
+    (sh, sw), (dh, dw), p = window.strides, window.dilations, window.pads
+    (n, c, h, wd), (_, co, kh, kw) = x.shape, w.shape
+    _, channels, oh, ow = _infer([type_of(x), type_of(w)], attrs)[0].shape
+    full = np.zeros((n, g, co, p[0] + oh + p[2] + sh, p[1] + ow + p[3] + sw))
+    pixels = x.reshape(n, g, c // g, h * wd).astype(np.float64)
+    filters = w.reshape(g, c // g, co, kh, kw).astype(np.float64)
+    for a in range(kh):
+        for b in range(kw):
+            rows = slice(a * dh, a * dh + (h - 1) * sh + 1, sh)
+            cols = slice(b * dw, b * dw + (wd - 1) * sw + 1, sw)
+            share = filters[:, :, :, a, b].transpose(0, 2, 1) @ pixels
+            full[:, :, :, rows, cols] += share.reshape(n, g, co, h, wd)
+    y = full.reshape(n, channels, *full.shape[3:])[:, :, p[0] : p[0] + oh, p[1] : p[1] + ow]
+    return [(y if bias is None else y + bias.reshape(1, -1, 1, 1)).astype(x.dtype)]
 
 
-def _dt(x: Array) -> Any:
-    from tilewright.core.dtypes import dtype
-
-    return dtype(x.dtype)
-
-
-def _phase(out: int, phase: int, kernel: int, stride: int, dilation: int, before: int) -> tuple[int, list[tuple[int, int]]]:
-    """Outputs of a phase (o = stride*q + phase) and its taps (k, shift): input index is q + shift."""
-    count = max(0, -(-(out - phase) // stride))
-    taps = [
-        (k, (phase + before - k * dilation) // stride)
-        for k in range(kernel)
-        if (phase + before - k * dilation) % stride == 0
-    ]
-    return count, taps
+def _phase(window: Window, axis: int, size: int, phase: int) -> tuple[int, list[tuple[int, int]]]:
+    """The outputs o = stride*q + phase along `axis` of an output of `size`: how many there are,
+    and their taps (k, shift), which read the input at q + shift."""
+    stride, dilation = window.strides[axis], window.dilations[axis]
+    count = max(0, -(-(size - phase) // stride))
+    reach = [(k, phase + window.pads[axis] - k * dilation) for k in range(window.kernel[axis])]
+    return count, [(k, at // stride) for k, at in reach if at % stride == 0]
 
 
 def _lower(k: KernelBuilder, attrs: Attrs) -> None:
     x, w, bias = (*k.inputs, None)[:3]
     assert x is not None and w is not None
-    (sh, sw), (dh, dw), p = (_ints(attrs, a) for a in ("strides", "dilations", "pads"))
-    g_count = _group(attrs)
+    window, g_count = _window(attrs, w.shape), _group(attrs)
+    sh, sw = window.strides
     batch, channels, height, width = k.out_shape
     ci_count, co_count = x.shape[1] // g_count, channels // g_count
     for ph in range(sh):
-        rows, taps_h = _phase(height, ph, w.shape[2], sh, dh, p[0])
+        rows, taps_h = _phase(window, 0, height, ph)
         for pw in range(sw):
-            cols, taps_w = _phase(width, pw, w.shape[3], sw, dw, p[1])
+            cols, taps_w = _phase(window, 1, width, pw)
             if rows == 0 or cols == 0:
                 continue
             with (
@@ -133,16 +129,16 @@ def _schedule(kernel: Kernel, target: Target) -> Trace:
 
 
 def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
+    """Channels last, and a border as wide as the taps of any phase reach over the edge."""
     x, w = types[0], types[1]
     assert x is not None and w is not None
-    out = _infer(types, attrs)[0]
-    s, d, p = (_ints(attrs, a) for a in ("strides", "dilations", "pads"))
+    out, window = _infer(types, attrs)[0], _window(attrs, w.shape)
     halo: list[tuple[int, int]] = [(0, 0), (0, 0)]
     for i in (0, 1):
         lo = hi = 0
-        for phase in range(s[i]):
-            count, taps = _phase(out.shape[2 + i], phase, w.shape[2 + i], s[i], d[i], p[i])
-            for _, shift in taps:
+        for phase in range(window.strides[i]):
+            count, taps = _phase(window, i, out.shape[2 + i], phase)
+            for _, shift in taps if count else ():
                 lo = max(lo, -shift)
                 hi = max(hi, count - 1 + shift - (x.shape[2 + i] - 1))
         halo.append((lo, hi))
@@ -156,53 +152,81 @@ def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 
 
 def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
-    w = types[1]
+    """Channels of a group times the most taps that one phase has."""
+    w, out = types[1], _infer(types, attrs)[0]
     assert w is not None
-    return w.shape[0] * w.shape[2] * w.shape[3]
+    window = _window(attrs, w.shape)
+    taps = [
+        max(
+            len(_phase(window, i, out.shape[2 + i], phase)[1]) for phase in range(window.strides[i])
+        )
+        for i in (0, 1)
+    ]
+    return w.shape[0] // _group(attrs) * max(taps[0] * taps[1], 1)
 
 
 # ---------------------------------------------------------------- importer
 
 
 def _import(node: ImportNode) -> Sequence[str]:
+    """ConvTranspose of rank 3 (one spatial dim) or 4."""
     x, w = node.type(0), node.type(1)
-    spatial = x.rank - 2
-    if spatial not in (1, 2):
-        raise node.fail(f"ConvTranspose over {spatial} spatial dims is not supported (1 and 2 are)")
-    strides = [int(v) for v in node.attr("strides", (1,) * spatial)]
-    dilations = [int(v) for v in node.attr("dilations", (1,) * spatial)]
-    pads = [int(v) for v in node.attr("pads", (0,) * (2 * spatial))]
-    extra = [int(v) for v in node.attr("output_padding", (0,) * spatial)]
-    auto = str(node.attr("auto_pad", "NOTSET"))
-    wanted = node.attr("output_shape")
-    if wanted is None and auto in ("SAME_UPPER", "SAME_LOWER"):
-        wanted = [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
-    if wanted is not None:
-        for i, n in enumerate(list(wanted)[-spatial:]):
-            full = strides[i] * (x.shape[2 + i] - 1) + dilations[i] * (w.shape[2 + i] - 1) + 1
-            total = max(full + extra[i] - int(n), 0)
-            small = total // 2
-            upper = auto != "SAME_UPPER"
-            pads[i], pads[spatial + i] = (total - small, small) if upper else (small, total - small)
-    if any(v < 0 for v in pads):
-        raise node.fail(f"ConvTranspose with negative pads {pads} is not supported")
+    if x.rank not in (3, 4):
+        raise node.fail(
+            f"transposed convolution of {x} is not supported: one and two spatial dims are"
+        )
+    if w.rank != x.rank or tuple(node.attr("kernel_shape", w.shape[2:])) != w.shape[2:]:
+        raise node.fail(
+            f"the kernel_shape or rank of the weights {w} does not fit: repair the model"
+        )
+    try:
+        window, extra = _read_window(node, x.shape[2:], w.shape[2:])
+    except ValueError as err:
+        raise node.fail(str(err)) from None
     inputs = list(node.inputs[: 3 if node.has(2) else 2])
-    if spatial == 1:
-        strides, dilations, extra = [1, *strides], [1, *dilations], [0, *extra]
-        pads = [0, pads[0], 0, pads[1]]
+    if x.rank == 3:
         for i in (0, 1):
             t = node.type(i)
             shape = (*t.shape[:2], 1, t.shape[2])
             inputs[i] = node.add("reshape", [inputs[i]], {"shape": shape})[0]
-    attrs = {
-        "strides": tuple(strides), "pads": tuple(pads), "dilations": tuple(dilations),
-        "output_padding": tuple(extra), "group": int(node.attr("group", 1)),
+    attrs: dict[str, AttrValue] = {
+        "strides": window.strides, "pads": window.pads, "dilations": window.dilations,
+        "output_padding": extra, "group": int(node.attr("group", 1)),
     }  # fmt: skip
     (y,) = node.add("conv_transpose2d", inputs, attrs)
-    if spatial == 1:
+    if x.rank == 3:
         n, c, _, length = node.type_of(y).shape
         return node.add("reshape", [y], {"shape": (n, c, length)})
     return [y]
+
+
+def _read_window(
+    node: ImportNode, size: Sequence[int], kernel: Sequence[int]
+) -> tuple[Window, tuple[int, int]]:
+    """The window and the output padding, both over two dims.
+
+    A wanted output size (`output_shape`, or stride * size for SAME_*) decides the pads: the odd one
+    comes last for SAME_UPPER and first otherwise. What pads cannot give is output padding.
+    """
+    dims, mode = len(size), read_auto_pad(node.attr)
+    strides = read_numbers(node.attr, "strides", dims, 1)
+    dilations = read_numbers(node.attr, "dilations", dims, 1)
+    pads = list(read_numbers(node.attr, "pads", 2 * dims, 0))
+    extra = list(read_numbers(node.attr, "output_padding", dims, 0))
+    wanted = node.attr("output_shape")
+    if mode == "VALID":
+        pads = [0] * (2 * dims)
+    elif wanted is None and mode != "NOTSET":
+        wanted = [n * s for n, s in zip(size, strides, strict=True)]
+    if wanted is not None:
+        for i, n in enumerate([int(n) for n in wanted][-dims:]):
+            full = strides[i] * (size[i] - 1) + dilations[i] * (kernel[i] - 1) + 1 + extra[i]
+            total = max(full - n, 0)
+            before = total // 2 if mode == "SAME_UPPER" else total - total // 2
+            pads[i], pads[dims + i] = before, total - before
+            extra[i] += max(n - full, 0)
+    both = (0, extra[0]) if dims == 1 else (extra[0], extra[1])
+    return lift(kernel, strides, dilations, pads), both
 
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
@@ -210,11 +234,16 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         return rng.standard_normal(shape).astype(np.float32)
 
     cases = (
-        (1, 4, 5, 6, 17, 2, 2, 2, (0, 0, 0, 0), 1, 1, 0), (1, 3, 4, 5, 6, 3, 3, 2, (1, 1, 1, 1), 1, 1, 1),
-        (1, 4, 5, 4, 4, 3, 3, 1, (1, 1, 1, 1), 1, 2, 0), (2, 2, 3, 3, 3, 3, 3, 3, (0, 0, 0, 0), 2, 1, 0),
-    )  # fmt: skip
+        # n, ci, h, w, co, kh, kw, stride, pads, dilation, group, output padding
+        (1, 4, 5, 6, 17, 2, 2, 2, (0, 0, 0, 0), 1, 1, 0),
+        (1, 3, 4, 5, 6, 3, 3, 2, (1, 1, 1, 1), 1, 1, 1),
+        (1, 4, 5, 4, 4, 3, 3, 1, (1, 1, 1, 1), 1, 2, 0),
+        (2, 2, 3, 3, 3, 3, 3, 3, (0, 0, 0, 0), 2, 1, 0),
+        (1, 2, 3, 1, 5, 2, 1, 3, (0, 0, 1, 0), 1, 1, 0),
+        (1, 3, 4, 4, 4, 4, 4, 2, (1, 0, 2, 1), 1, 1, 0),
+    )
     for n, ci, h, w, co, kh, kw, s, pads, d, g, extra in cases:
-        attrs = {
+        attrs: dict[str, AttrValue] = {
             "strides": (s, s), "pads": pads, "dilations": (d, d), "output_padding": (extra, extra),
             "group": g,
         }  # fmt: skip
@@ -228,8 +257,12 @@ OPERATORS = [
         infer=_infer,
         reference=_reference,
         attrs={
-            "strides": tuple, "pads": tuple, "dilations": tuple, "output_padding": tuple, "group": int,
-        },  # fmt: skip
+            "strides": tuple,
+            "pads": tuple,
+            "dilations": tuple,
+            "output_padding": tuple,
+            "group": int,
+        },
         lower=_lower,
         schedule=_schedule,
         wishes=_wishes,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.window import window_of
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.loop.builder import KernelBuilder, add, const, fma
@@ -21,57 +22,44 @@ from tilewright.schedule.templates import depthwise
 from tilewright.schedule.trace import Trace
 
 
-def _ints(attrs: Attrs, name: str) -> tuple[int, ...]:
-    value = attrs[name]
-    assert isinstance(value, tuple)
-    return tuple(int(v) for v in value)
-
-
-def _output_size(x: TensorType, w: TensorType, attrs: Attrs) -> tuple[int, int]:
-    s, d, p = (_ints(attrs, a) for a in ("strides", "dilations", "pads"))
-    size = [
-        (x.shape[2 + i] + p[i] + p[2 + i] - d[i] * (w.shape[2 + i] - 1) - 1) // s[i] + 1
-        for i in (0, 1)
-    ]
-    return size[0], size[1]
-
-
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x, w, bias = (*types, None)[:3]
     assert x is not None and w is not None
     fits = x.rank == 4 and w.rank == 4 and x.dtype is w.dtype
     if not fits or w.shape[:2] != (x.shape[1], 1):
         raise ModelError(f"`depthwise_conv2d` of {x} with weights {w}: the shapes do not fit")
-    if bias is not None and bias.shape != (w.shape[0],):
-        raise ModelError(f"`depthwise_conv2d`: bias {bias} is not [{w.shape[0]}]")
-    oh, ow = _output_size(x, w, attrs)
+    if bias is not None and bias != TensorType(x.dtype, (w.shape[0],)):
+        raise ModelError(f"`depthwise_conv2d`: bias {bias} is not {x.dtype}[{w.shape[0]}]")
+    try:
+        oh, ow = window_of(attrs, w.shape[2:]).output(x.shape[2:])
+    except ValueError as err:
+        raise ModelError(f"`depthwise_conv2d` of {x} with weights {w}: {err}") from None
     if oh < 1 or ow < 1:
         raise ModelError(f"`depthwise_conv2d` of {x} with weights {w}: the output is empty")
     return [TensorType(x.dtype, (x.shape[0], x.shape[1], oh, ow))]
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
+    """Tap by tap: a strided slice of the padded image times the tap's weight per channel."""
     x, w, bias = (*inputs, None)[:3]
-    (sh, sw), (dh, dw), p = (_ints(attrs, a) for a in ("strides", "dilations", "pads"))
+    window = window_of(attrs, w.shape[2:])
+    (sh, sw), (dh, dw), p = window.strides, window.dilations, window.pads
+    oh, ow = window.output(x.shape[2:])
     padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (p[0], p[2]), (p[1], p[3])))
-    kh, kw = w.shape[2:]
-    oh = (padded.shape[2] - dh * (kh - 1) - 1) // sh + 1
-    ow = (padded.shape[3] - dw * (kw - 1) - 1) // sw + 1
     y = np.zeros((x.shape[0], x.shape[1], oh, ow))
-    for i in range(kh):
-        for j in range(kw):
+    for i in range(w.shape[2]):
+        for j in range(w.shape[3]):
             rows = slice(i * dh, i * dh + (oh - 1) * sh + 1, sh)
             cols = slice(j * dw, j * dw + (ow - 1) * sw + 1, sw)
             y += padded[:, :, rows, cols] * w[:, 0, i, j].reshape(1, -1, 1, 1)
-    if bias is not None:
-        y += bias.reshape(1, -1, 1, 1)
-    return [y.astype(x.dtype)]
+    return [(y if bias is None else y + bias.reshape(1, -1, 1, 1)).astype(x.dtype)]
 
 
 def _lower(k: KernelBuilder, attrs: Attrs) -> None:
     x, w, bias = (*k.inputs, None)[:3]
     assert x is not None and w is not None
-    (sh, sw), (dh, dw), pads = (_ints(attrs, a) for a in ("strides", "dilations", "pads"))
+    window = window_of(attrs, w.shape[2:])
+    (sh, sw), (dh, dw), (top, left) = window.strides, window.dilations, window.pads[:2]
     batch, channels, height, width = k.out_shape
     with (
         k.loop("n", batch) as n,
@@ -82,7 +70,7 @@ def _lower(k: KernelBuilder, attrs: Attrs) -> None:
         acc = k.local("acc", k.out_dtype)
         k.set(acc, const(0, k.out_dtype))
         with k.loop("kh", w.shape[2]) as kh, k.loop("kw", w.shape[3]) as kw:
-            pixel = x(n, c, oh * sh + kh * dh - pads[0], ow * sw + kw * dw - pads[1])
+            pixel = x(n, c, oh * sh + kh * dh - top, ow * sw + kw * dw - left)
             k.set(acc, fma(pixel, w(c, 0, kh, kw), acc()))
         k.emit((n, c, oh, ow), acc() if bias is None else add(acc(), bias(c)))
 
@@ -95,11 +83,8 @@ def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
     """Channels last, and a border as wide as the taps reach over the edge."""
     x, w = types[0], types[1]
     assert x is not None and w is not None
-    (sh, sw), (dh, dw), p = (_ints(attrs, a) for a in ("strides", "dilations", "pads"))
-    oh, ow = _output_size(x, w, attrs)
-    reach_h = (oh - 1) * sh + (w.shape[2] - 1) * dh - p[0] - (x.shape[2] - 1)
-    reach_w = (ow - 1) * sw + (w.shape[3] - 1) * dw - p[1] - (x.shape[3] - 1)
-    halo = ((0, 0), (0, 0), (p[0], max(reach_h, 0)), (p[1], max(reach_w, 0)))
+    border = window_of(attrs, w.shape[2:]).border(x.shape[2:])
+    halo = ((0, 0), (0, 0), *border)
     return LayoutWish(orders={0: (0, 2, 3, 1)}, halos={0: halo}, out_order=(0, 2, 3, 1))
 
 

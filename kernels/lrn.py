@@ -1,11 +1,14 @@
 """Local response normalisation across channels (Krizhevsky et al., 2012):
 
-y[n, c, ..] = x[n, c, ..] / (bias + alpha / size * sum over c' near c of x[n, c', ..]^2) ^ beta
+y[n, c, h, w] = x[n, c, h, w] / (bias + alpha / size * sum of x[n, c', h, w]^2) ^ beta
+    over c' from c - (size-1)//2 to c + size//2. Channels that do not exist read zeros from the border
+    that the layout pass provides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,9 @@ from tilewright.loop.builder import KernelBuilder, Reader, add, binary, const, d
 from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 
+#: The window is written out tap by tap, so it must be small (5 is what networks use).
+_MOST_CHANNELS = 64
+
 
 def _number(attrs: Attrs, name: str) -> float:
     value = attrs[name]
@@ -27,8 +33,11 @@ def _number(attrs: Attrs, name: str) -> float:
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
-    if x.rank != 4 or not x.dtype.is_float or _number(attrs, "size") < 1:
-        raise ModelError(f"`lrn` of {x}: a float tensor of rank 4 is wanted")
+    if x.rank != 4 or not x.dtype.is_float or not 1 <= _number(attrs, "size") <= _MOST_CHANNELS:
+        raise ModelError(
+            f"`lrn` of {x} over {attrs['size']} channels: a float tensor of rank 4 and 1 to "
+            f"{_MOST_CHANNELS} channels are wanted"
+        )
     return [x]
 
 
@@ -48,7 +57,11 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     """The border of x along channels holds zeros, so the window needs no test for its ends."""
     data = x[0]
@@ -60,7 +73,9 @@ def _compute(
         v = data(n, c + shift, h, w)
         total = fma(v, v, total)
     scale = _number(attrs, "alpha") / _number(attrs, "size")
-    base = k.let("base", add(mul(total, const(scale, out.dtype)), const(_number(attrs, "bias"), out.dtype)))
+    base = k.let(
+        "base", add(mul(total, const(scale, out.dtype)), const(_number(attrs, "bias"), out.dtype))
+    )
     return div(data(n, c, h, w), _power(base, _number(attrs, "beta")))
 
 
@@ -81,14 +96,32 @@ def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
     return LayoutWish(orders={0: (0, 2, 3, 1)}, halos={0: halo}, out_order=(0, 2, 3, 1))
 
 
+def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
+    assert types[0] is not None
+    return types[0].size * (2 * int(_number(attrs, "size")) + 6)
+
+
+def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
+    return int(_number(attrs, "size"))
+
+
 def _import(node: ImportNode) -> Sequence[str]:
+    """LRN of any rank from 2 on: what follows the channels becomes two dims."""
+    x, value = node.type(0), node.inputs[0]
+    if x.rank < 2 or node.attr("size") is None:
+        raise node.fail(f"LRN of {x}: a size and a dim of channels are wanted")
     attrs = {
         "size": int(node.attr("size")),
         "alpha": float(node.attr("alpha", 1e-4)),
         "beta": float(node.attr("beta", 0.75)),
         "bias": float(node.attr("bias", 1.0)),
     }
-    return node.add("lrn", [node.inputs[0]], attrs)
+    if x.rank == 4:
+        return node.add("lrn", [value], attrs)
+    flat = (*x.shape[:2], prod(x.shape[2:-1]), prod(x.shape[max(2, x.rank - 1) :]))
+    (value,) = node.add("reshape", [value], {"shape": flat})
+    (y,) = node.add("lrn", [value], attrs)
+    return node.add("reshape", [y], {"shape": x.shape})
 
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
@@ -107,7 +140,8 @@ OPERATORS = [
         compute=_compute,
         wishes=_wishes,
         samples=_samples,
-        flops=lambda types, attrs: types[0].size * (2 * int(_number(attrs, "size")) + 6) if types[0] else 0,
+        flops=_flops,
+        depth=_depth,
         onnx={"LRN": _import},
         doc="normalisation by the squares of neighbouring channels",
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.dtypes import BOOL
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -25,16 +26,24 @@ from tilewright.schedule.trace import Trace
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     a, b, bias = (*types, None)[:3]
     assert a is not None and b is not None
-    if a.dtype is not b.dtype or a.rank < 2 or b.rank < 2 or a.shape[-1] != b.shape[-2]:
+    if a.dtype is not b.dtype or a.dtype is BOOL:
+        raise ModelError(f"`matmul` of {a} and {b}: two tensors of one number type are wanted")
+    if a.rank < 2 or b.rank < 2 or a.shape[-1] != b.shape[-2]:
         raise ModelError(f"`matmul` of {a} and {b}: the shapes do not fit")
     try:
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError:
         raise ModelError(f"`matmul` of {a} and {b}: the batch dims do not broadcast") from None
-    shape = (*batch, a.shape[-2], b.shape[-1])
-    if bias is not None and np.broadcast_shapes(shape, bias.shape) != shape:
-        raise ModelError(f"`matmul`: bias {bias} does not broadcast to {list(shape)}")
-    return [TensorType(a.dtype, shape)]
+    out = TensorType(a.dtype, (*batch, a.shape[-2], b.shape[-1]))
+    if bias is not None and (bias.dtype is not out.dtype or not _fits(bias.shape, out.shape)):
+        raise ModelError(f"`matmul`: bias {bias} does not broadcast to {out}")
+    return [out]
+
+
+def _fits(shape: Sequence[int], target: Sequence[int]) -> bool:
+    """Whether `shape` broadcasts to exactly `target`."""
+    tail = target[len(target) - len(shape) :] if len(shape) <= len(target) else ()
+    return len(tail) == len(shape) and all(n in (1, t) for n, t in zip(shape, tail, strict=True))
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
@@ -48,9 +57,7 @@ def _lower(k: KernelBuilder, attrs: Attrs) -> None:
     a, b, bias = (*k.inputs, None)[:3]
     assert a is not None and b is not None
     with ExitStack() as nest:
-        batch = [
-            nest.enter_context(k.loop(f"b{i}", n)) for i, n in enumerate(k.out_shape[:-2])
-        ]
+        batch = [nest.enter_context(k.loop(f"b{i}", n)) for i, n in enumerate(k.out_shape[:-2])]
         m = nest.enter_context(k.loop("m", k.out_shape[-2]))
         n = nest.enter_context(k.loop("n", k.out_shape[-1]))
         acc = k.local("acc", k.out_dtype)
@@ -94,41 +101,52 @@ def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 
 
 def _import_matmul(node: ImportNode) -> Sequence[str]:
+    """A vector operand is a matrix of one row (left) or one column (right), dropped from the result."""
     a, b = node.inputs[0], node.inputs[1]
-    ra, rb = node.type(0).rank, node.type(1).rank
-    if ra == 1:
-        (a,) = node.add("reshape", [a], {"shape": (1, *node.type(0).shape)})
-    if rb == 1:
-        (b,) = node.add("reshape", [b], {"shape": (*node.type(1).shape, 1)})
+    ta, tb = node.type(0), node.type(1)
+    if ta.rank == 0 or tb.rank == 0:
+        raise node.fail(f"the product of {ta} and {tb} has a scalar operand: use Mul")
+    if ta.rank == 1:
+        (a,) = node.add("reshape", [a], {"shape": (1, *ta.shape)})
+    if tb.rank == 1:
+        (b,) = node.add("reshape", [b], {"shape": (*tb.shape, 1)})
     (y,) = node.add("matmul", [a, b])
-    shape = list(node.type_of(y).shape)
-    if rb == 1:
-        shape.pop()
-    if ra == 1:
-        shape.pop(len(shape) - (0 if rb == 1 else 1) - 1)
-    if ra == 1 or rb == 1:
-        return node.add("reshape", [y], {"shape": tuple(shape)})
-    return [y]
+    if ta.rank > 1 and tb.rank > 1:
+        return [y]
+    *batch, m, n = node.type_of(y).shape
+    shape = (*batch, *([m] if ta.rank > 1 else []), *([n] if tb.rank > 1 else []))
+    return node.add("reshape", [y], {"shape": shape})
 
 
 def _import_gemm(node: ImportNode) -> Sequence[str]:
+    """alpha * A' B' + beta * C: the factors go into constant operands where there are any."""
     a, b = node.inputs[0], node.inputs[1]
+    if node.type(0).rank != 2 or node.type(1).rank != 2:
+        raise node.fail(f"Gemm of {node.type(0)} and {node.type(1)}: two matrices are wanted")
+    alpha, beta = float(node.attr("alpha", 1.0)), float(node.attr("beta", 1.0))
+    if node.const(1) is None and node.const(0) is not None:
+        a = _scaled(node, a, alpha)
+    else:
+        b = _scaled(node, b, alpha)
     if node.attr("transA", 0):
         (a,) = node.add("transpose", [a], {"perm": (1, 0)})
     if node.attr("transB", 0):
         (b,) = node.add("transpose", [b], {"perm": (1, 0)})
-    dtype = node.type(0).dtype.numpy
-
-    def scaled(x: str, name: str) -> str:
-        factor = float(node.attr(name, 1.0))
-        if factor == 1.0:
-            return x
-        return node.add("mul", [x, node.constant(np.asarray(factor, dtype), name)])[0]
-
-    b = scaled(b, "alpha")
-    if not node.has(2) or float(node.attr("beta", 1.0)) == 0.0:
+    if not node.has(2) or beta == 0.0:
         return node.add("matmul", [a, b])
-    return node.add("matmul", [a, b, scaled(node.inputs[2], "beta")])
+    return node.add("matmul", [a, b, _scaled(node, node.inputs[2], beta)])
+
+
+def _scaled(node: ImportNode, x: str, factor: float) -> str:
+    """x * factor, folded if x is constant."""
+    if factor == 1.0:
+        return x
+    number = node.type_of(x).dtype
+    if not number.is_float and not factor.is_integer():
+        raise node.fail(
+            f"alpha or beta {factor} is not a whole number, but the tensors are {number}"
+        )
+    return node.add("mul", [x, node.constant(np.asarray(factor, number.numpy), "factor")])[0]
 
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
@@ -140,6 +158,11 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         yield Sample((f(m, kk), f(kk, n), f(n)))
     yield Sample((f(2, 3, 4, 5), f(2, 3, 5, 18)))
     yield Sample((f(3, 4, 5), f(5, 6), f(4, 6)))
+    yield Sample((f(4, 5), f(5, 6), f(4, 1)))
+    yield Sample((f(2, 1, 4, 5), f(3, 5, 6), f()))
+    yield Sample(
+        (rng.integers(-9, 9, (3, 4)).astype(np.int32), rng.integers(-9, 9, (4, 5)).astype(np.int32))
+    )
 
 
 OPERATORS = [

@@ -44,23 +44,29 @@ def _int(attrs: Attrs, name: str) -> int:
 def _batch_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
-    channels = (x.shape[1],) if x.rank > 1 else (1,)
+    wanted = TensorType(x.dtype, (x.shape[1],) if x.rank > 1 else (1,))
+    if x.rank < 1 or not x.dtype.is_float:
+        raise ModelError(f"`batch_norm` of {x}: a float tensor of rank 1 or more is wanted")
     for t in types[1:]:
-        if t is None or t.shape != channels:
-            raise ModelError(f"`batch_norm` of {x}: a parameter is {t}, not {list(channels)}")
+        if t != wanted:
+            raise ModelError(f"`batch_norm` of {x}: a parameter is {t}, not {wanted}")
     return [x]
 
 
 def _batch_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     x, scale, bias, mean, var = (np.asarray(v, np.float64) for v in inputs)
-    bend = (1, -1) + (1,) * (x.ndim - 2)
+    bend = (1, -1) + (1,) * (x.ndim - 2) if x.ndim > 1 else (1,)
     a = scale / np.sqrt(var + _epsilon(attrs))
     y = (x - mean.reshape(bend)) * a.reshape(bend) + bias.reshape(bend)
     return [y.astype(inputs[0].dtype)]
 
 
 def _batch_compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     data, scale, bias, mean, var = (r for r in x if r is not None)
     c = index[1] if len(index) > 1 else Ix(0)
@@ -70,10 +76,10 @@ def _batch_compute(
 
 def _import_batch(node: ImportNode) -> Sequence[str]:
     if node.attr("training_mode", 0) or node.output_count > 1:
-        raise node.fail("BatchNormalization in training mode is not supported")
-    return node.add(
-        "batch_norm", node.inputs[:5], {"epsilon": float(node.attr("epsilon", 1e-5))}
-    )
+        raise node.fail("training mode is not supported: export the model for inference")
+    if not node.attr("spatial", 1):
+        raise node.fail("statistics per element (spatial=0) are not supported: export with opset 9")
+    return node.add("batch_norm", node.inputs[:5], {"epsilon": float(node.attr("epsilon", 1e-5))})
 
 
 # ---------------------------------------------------------------- layer_norm and instance_norm
@@ -115,12 +121,19 @@ def _layer_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[Tenso
     x, scale, bias = (*types, None)[:3]
     assert x is not None and scale is not None
     axis = _int(attrs, "axis")
-    if not 0 <= axis < x.rank or not x.dtype.is_float:
+    if not 0 <= axis < x.rank or not x.dtype.is_float or prod(x.shape[axis:]) == 0:
         raise ModelError(f"`layer_norm` of {x} from axis {axis} on is not defined")
+    row = x.shape[axis:]
     for t in (scale, bias):
-        if t is not None and np.broadcast_shapes(t.shape, x.shape[axis:]) != x.shape[axis:]:
-            raise ModelError(f"`layer_norm` of {x}: parameter {t} does not fit")
+        if t is not None and (t.dtype is not x.dtype or not _fits(t.shape, row)):
+            raise ModelError(f"`layer_norm` of {x} from axis {axis} on: parameter {t} does not fit")
     return [x]
+
+
+def _fits(shape: Sequence[int], target: Sequence[int]) -> bool:
+    """Whether `shape` broadcasts to exactly `target`."""
+    tail = target[len(target) - len(shape) :] if len(shape) <= len(target) else ()
+    return len(tail) == len(shape) and all(n in (1, t) for n, t in zip(shape, tail, strict=True))
 
 
 def _layer_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
@@ -155,17 +168,22 @@ def _layer_lower(k: KernelBuilder, attrs: Attrs) -> None:
 
 def _import_layer(node: ImportNode) -> Sequence[str]:
     if node.output_count > 1:
-        raise node.fail("LayerNormalization with Mean and InvStdDev outputs is not supported")
-    axis = int(node.attr("axis", -1)) % max(node.type(0).rank, 1)
-    attrs = {"axis": axis, "epsilon": float(node.attr("epsilon", 1e-5))}
+        raise node.fail("the outputs Mean and InvStdDev are not supported: remove them")
+    axis, rank = int(node.attr("axis", -1)), node.type(0).rank
+    if not -rank <= axis < rank:
+        raise node.fail(f"axis {axis} is out of range for {node.type(0)}: repair the model")
+    attrs = {"axis": axis % rank, "epsilon": float(node.attr("epsilon", 1e-5))}
     return node.add("layer_norm", node.inputs[: 3 if node.has(2) else 2], attrs)
 
 
 def _instance_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x, scale, bias = types
     assert x is not None and scale is not None and bias is not None
-    if x.rank < 3 or scale.shape != (x.shape[1],) or bias.shape != (x.shape[1],):
-        raise ModelError(f"`instance_norm` of {x} with {scale} and {bias}: the shapes do not fit")
+    if x.rank < 3 or not x.dtype.is_float or prod(x.shape[2:]) == 0:
+        raise ModelError(f"`instance_norm` of {x}: a float tensor with spatial dims is wanted")
+    wanted = TensorType(x.dtype, (x.shape[1],))
+    if scale != wanted or bias != wanted:
+        raise ModelError(f"`instance_norm` of {x}: {scale} and {bias} are not {wanted}")
     return [x]
 
 
@@ -200,6 +218,38 @@ def _instance_lower(k: KernelBuilder, attrs: Attrs) -> None:
 def _import_instance(node: ImportNode) -> Sequence[str]:
     attrs = {"epsilon": float(node.attr("epsilon", 1e-5))}
     return node.add("instance_norm", node.inputs[:3], attrs)
+
+
+def _import_group(node: ImportNode) -> Sequence[str]:
+    """Groups of channels are the channels of an instance norm; scale and bias follow per channel.
+
+    Opset 18 has one scale and bias per group, later opsets have them per channel.
+    """
+    x, groups = node.type(0), int(node.attr("num_groups", 0))
+    if x.rank < 3 or groups < 1 or x.shape[1] % groups:
+        raise node.fail(
+            f"{x} cannot be normalised in {groups} groups of channels: repair the model"
+        )
+    if node.type(1) != node.type(2) or node.type(1).dtype is not x.dtype:
+        raise node.fail(f"scale {node.type(1)} and bias {node.type(2)} do not fit {x}")
+    grouped = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+    (value,) = node.add("reshape", [node.inputs[0]], {"shape": grouped})
+    attrs = {"epsilon": float(node.attr("epsilon", 1e-5))}
+    per_group = node.opset < 21
+    if per_group:
+        scale, bias = node.inputs[1], node.inputs[2]
+    else:
+        scale = node.constant(np.ones(groups, x.dtype.numpy), "scale")
+        bias = node.constant(np.zeros(groups, x.dtype.numpy), "bias")
+    (y,) = node.add("instance_norm", [value, scale, bias], attrs)
+    (y,) = node.add("reshape", [y], {"shape": x.shape})
+    if per_group:
+        return [y]
+    channel = {"shape": (x.shape[1], *(1 for _ in x.shape[2:]))}
+    (scale,) = node.add("reshape", [node.inputs[1]], channel)
+    (bias,) = node.add("reshape", [node.inputs[2]], channel)
+    (y,) = node.add("mul", [y, scale])
+    return node.add("add", [y, bias])
 
 
 # ---------------------------------------------------------------- shared
@@ -237,6 +287,7 @@ def _batch_samples(rng: np.random.Generator) -> Iterator[Sample]:
 def _layer_samples(rng: np.random.Generator) -> Iterator[Sample]:
     yield Sample((_f(rng, 3, 40), _f(rng, 40), _f(rng, 40)), {"axis": 1, "epsilon": 1e-5})
     yield Sample((_f(rng, 2, 3, 9), _f(rng, 3, 9)), {"axis": 1, "epsilon": 1e-6})
+    yield Sample((_f(rng, 2, 3, 9) + 100, _f(rng, 9), _f(rng, 3, 1)), {"axis": 1, "epsilon": 1e-5})
 
 
 def _instance_samples(rng: np.random.Generator) -> Iterator[Sample]:
@@ -260,7 +311,7 @@ OPERATORS = [
         name="instance_norm", trait="reduction", infer=_instance_infer,
         reference=_instance_reference, attrs={"epsilon": (int, float)}, lower=_instance_lower,
         schedule=_schedule, samples=_instance_samples, flops=_flops, depth=_depth,
-        onnx={"InstanceNormalization": _import_instance},
+        onnx={"InstanceNormalization": _import_instance, "GroupNormalization": _import_group},
         doc="normalisation over the spatial dims of each channel",
     ),
 ]  # fmt: skip

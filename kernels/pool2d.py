@@ -13,60 +13,60 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.dtypes import BOOL, DType, dtype
 from tilewright.core.index import Ix, imax, imin
+from tilewright.core.window import Window, read_window, window_of
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
-from tilewright.loop.builder import KernelBuilder, add, const, from_index, maximum, mul
-from tilewright.loop.ir import Binary, Expr, Kernel
+from tilewright.loop.builder import KernelBuilder, add, const, div, from_index, maximum, mul
+from tilewright.loop.ir import Expr, Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import depthwise
 from tilewright.schedule.trace import Trace
 
 
-def _ints(attrs: Attrs, name: str) -> tuple[int, ...]:
-    value = attrs[name]
-    assert isinstance(value, tuple)
-    return tuple(int(v) for v in value)
-
-
-def _window(attrs: Attrs) -> list[tuple[int, ...]]:
-    return [_ints(attrs, a) for a in ("kernel", "strides", "pads", "dilations")]
+def _window(attrs: Attrs) -> Window:
+    kernel = attrs["kernel"]
+    assert isinstance(kernel, tuple)
+    return window_of(attrs, [int(k) for k in kernel])
 
 
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
-    k, s, p, d = _window(attrs)
-    if x.rank != 4:
-        raise ModelError(f"pooling of {x}: rank 4 is wanted")
-    size = [
-        (x.shape[2 + i] + p[i] + p[2 + i] - d[i] * (k[i] - 1) - 1) // s[i] + 1 for i in (0, 1)
-    ]
+    average = "count_include_pad" in attrs
+    if x.rank != 4 or x.dtype is BOOL or (average and not x.dtype.is_float):
+        kind = "float" if average else "number"
+        raise ModelError(f"pooling of {x}: a {kind} tensor of rank 4 is wanted")
+    try:
+        size = _window(attrs).output(x.shape[2:])
+    except ValueError as err:
+        raise ModelError(f"pooling of {x}: {err}") from None
     if min(size) < 1:
-        raise ModelError(f"pooling of {x} with a window of {k}: the output is empty")
+        raise ModelError(f"pooling of {x} with a window of {attrs['kernel']}: the output is empty")
     return [TensorType(x.dtype, (*x.shape[:2], *size))]
 
 
-def _lowest(t: Any) -> float | int:
-    return -np.inf if t.is_float else int(np.iinfo(t.numpy).min)
+def _lowest(t: DType) -> float | int:
+    """The neutral element of max."""
+    return -np.inf if t.is_float else -(1 << (t.bits - 1)) if t.kind == "int" else 0
 
 
 def _windows(x: Array, attrs: Attrs, fill: float) -> Array:
     """All windows as (n, c, oh, ow, kh, kw), padded with `fill`."""
-    (kh, kw), (sh, sw), p, (dh, dw) = _window(attrs)
+    window = _window(attrs)
+    (sh, sw), (dh, dw), p = window.strides, window.dilations, window.pads
     padded = np.pad(x, ((0, 0), (0, 0), (p[0], p[2]), (p[1], p[3])), constant_values=fill)
-    oh = (padded.shape[2] - dh * (kh - 1) - 1) // sh + 1
-    ow = (padded.shape[3] - dw * (kw - 1) - 1) // sw + 1
     a, b, c, d = padded.strides
     return np.lib.stride_tricks.as_strided(
-        padded, (*x.shape[:2], oh, ow, kh, kw), (a, b, sh * c, sw * d, dh * c, dw * d)
+        padded,
+        (*x.shape[:2], *window.output(x.shape[2:]), *window.kernel),
+        (a, b, sh * c, sw * d, dh * c, dw * d),
     )
 
 
 def _max_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
-    from tilewright.core.dtypes import dtype
-
     x = np.asarray(inputs[0])
     return [_windows(x, attrs, _lowest(dtype(x.dtype))).max(axis=(4, 5))]
 
@@ -74,16 +74,17 @@ def _max_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 def _avg_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     x = np.asarray(inputs[0])
     total = _windows(x.astype(np.float64), attrs, 0.0).sum(axis=(4, 5))
-    count: Any = np.prod(_ints(attrs, "kernel"))
+    count: Any = np.prod(_window(attrs).kernel)
     if not attrs["count_include_pad"]:
-        count = _windows(np.ones_like(x, np.float64), attrs, 0.0).sum(axis=(4, 5))
+        count = _windows(np.ones((1, 1, *x.shape[2:])), attrs, 0.0).sum(axis=(4, 5))
     return [(total / count).astype(x.dtype)]
 
 
 def _lower(k: KernelBuilder, attrs: Attrs, average: bool) -> None:
     x = k.inputs[0]
     assert x is not None
-    (kh_n, kw_n), (sh, sw), pads, (dh, dw) = _window(attrs)
+    window = _window(attrs)
+    (sh, sw), (dh, dw), (top, left) = window.strides, window.dilations, window.pads[:2]
     batch, channels, height, width = k.out_shape
     start = 0 if average else _lowest(k.out_dtype)
     with (
@@ -94,8 +95,8 @@ def _lower(k: KernelBuilder, attrs: Attrs, average: bool) -> None:
     ):
         acc = k.local("acc", k.out_dtype)
         k.set(acc, const(start, k.out_dtype))
-        with k.loop("kh", kh_n) as kh, k.loop("kw", kw_n) as kw:
-            pixel = x(n, c, oh * sh + kh * dh - pads[0], ow * sw + kw * dw - pads[1])
+        with k.loop("kh", window.kernel[0]) as kh, k.loop("kw", window.kernel[1]) as kw:
+            pixel = x(n, c, oh * sh + kh * dh - top, ow * sw + kw * dw - left)
             k.set(acc, add(acc(), pixel) if average else maximum(acc(), pixel))
         value: Expr = acc()
         if average:
@@ -103,20 +104,19 @@ def _lower(k: KernelBuilder, attrs: Attrs, average: bool) -> None:
         k.emit((n, c, oh, ow), value)
 
 
-def _inverse_count(
-    shape: tuple[int, ...], attrs: Attrs, oh: Ix, ow: Ix, k: KernelBuilder
-) -> Expr:
+def _inverse_count(shape: tuple[int, ...], attrs: Attrs, oh: Ix, ow: Ix, k: KernelBuilder) -> Expr:
     """1 / number of taps that count."""
-    (kh, kw), (sh, sw), p, (dh, dw) = _window(attrs)
-    if attrs["count_include_pad"] or (not any(p)):
-        return const(1.0 / (kh * kw), k.out_dtype)
+    window = _window(attrs)
+    if attrs["count_include_pad"] or not any(window.pads):
+        return const(1.0 / (window.kernel[0] * window.kernel[1]), k.out_dtype)
     taps: list[Expr] = []
-    for o, n, count, s, d, before in ((oh, shape[2], kh, sh, dh, p[0]), (ow, shape[3], kw, sw, dw, p[1])):
-        start = o * s - before
-        first = imax((start * -1 + (d - 1)) // d, 0)  # first tap with index >= 0
-        last = imin((start * -1 + (n - 1 + d)) // d, count)  # one past the last tap inside
+    for i, o in enumerate((oh, ow)):
+        start = o * window.strides[i] - window.pads[i]
+        step = window.dilations[i]
+        first = imax((step - 1 - start) // step, 0)  # the first tap at or after element 0
+        last = imin((shape[2 + i] + step - 1 - start) // step, window.kernel[i])  # the first beyond
         taps.append(from_index(k.simplify((last - first,))[0], k.out_dtype))
-    return Binary("div", const(1.0, k.out_dtype), mul(taps[0], taps[1]))
+    return div(const(1.0, k.out_dtype), mul(taps[0], taps[1]))
 
 
 def _schedule(kernel: Kernel, target: Target) -> Trace:
@@ -124,76 +124,63 @@ def _schedule(kernel: Kernel, target: Target) -> Trace:
 
 
 def _wishes(types: Sequence[TensorType | None], attrs: Attrs, fill: float) -> LayoutWish:
+    """Channels last, and a border of `fill` as wide as the windows reach over the edge."""
     x = types[0]
     assert x is not None
-    k, s, p, d = _window(attrs)
-    out = _infer(types, attrs)[0]
-    halo: list[tuple[int, int]] = [(0, 0), (0, 0)]
-    for i in (0, 1):
-        reach = (out.shape[2 + i] - 1) * s[i] + (k[i] - 1) * d[i] - p[i] - (x.shape[2 + i] - 1)
-        halo.append((p[i], max(reach, 0)))
-    return LayoutWish(
-        orders={0: (0, 2, 3, 1)}, halos={0: tuple(halo)}, fill=fill, out_order=(0, 2, 3, 1)
-    )
+    halo = ((0, 0), (0, 0), *_window(attrs).border(x.shape[2:]))
+    return LayoutWish(orders={0: (0, 2, 3, 1)}, halos={0: halo}, fill=fill, out_order=(0, 2, 3, 1))
 
 
 def _max_wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
     assert types[0] is not None
-    return _wishes(types, attrs, float(_lowest(types[0].dtype)))
+    return _wishes(types, attrs, _lowest(types[0].dtype))
 
 
 def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
-    kh, kw = _ints(attrs, "kernel")
-    return _infer(types, attrs)[0].size * kh * kw
+    return _infer(types, attrs)[0].size * _depth(types, attrs)
 
 
 def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
-    kh, kw = _ints(attrs, "kernel")
+    kh, kw = _window(attrs).kernel
     return kh * kw
 
 
 # ---------------------------------------------------------------- importers
 
 
-def _geometry(node: ImportNode) -> tuple[str, dict[str, Any], int]:
-    """Input (as rank 4), attributes and number of spatial dims of MaxPool / AveragePool."""
-    x = node.type(0)
-    spatial = x.rank - 2
-    if spatial not in (1, 2):
-        raise node.fail(f"{node.op_type} over {spatial} spatial dims is not supported (1 and 2 are)")
-    kernel = [int(v) for v in node.attr("kernel_shape")]
-    strides = [int(v) for v in node.attr("strides", (1,) * spatial)]
-    dilations = [int(v) for v in node.attr("dilations", (1,) * spatial)]
-    pads = [int(v) for v in node.attr("pads", (0,) * (2 * spatial))]
-    auto = str(node.attr("auto_pad", "NOTSET"))
-    for i in range(spatial):
-        n, reach = x.shape[2 + i], dilations[i] * (kernel[i] - 1) + 1
-        if auto in ("SAME_UPPER", "SAME_LOWER"):
-            total = max((-(-n // strides[i]) - 1) * strides[i] + reach - n, 0)
-            lo = total // 2 if auto == "SAME_UPPER" else total - total // 2
-            pads[i], pads[spatial + i] = lo, total - lo
-        elif auto == "VALID":
-            pads[i] = pads[spatial + i] = 0
-        if node.attr("ceil_mode", 0):
-            room = n + pads[i] + pads[spatial + i] - reach
-            count = -(-room // strides[i]) + 1
-            if (count - 1) * strides[i] >= n + pads[i]:
-                count -= 1  # the last window would start in the padding
-            pads[spatial + i] += max((count - 1) * strides[i] - room, 0)
-    value = node.inputs[0]
-    if spatial == 1:
-        (value,) = node.add("reshape", [value], {"shape": (*x.shape[:2], 1, x.shape[2])})
-        kernel, strides, dilations = [1, *kernel], [1, *strides], [1, *dilations]
-        pads = [0, pads[0], 0, pads[1]]
-    attrs = {
-        "kernel": tuple(kernel), "strides": tuple(strides), "pads": tuple(pads),
-        "dilations": tuple(dilations),
+def _read(node: ImportNode) -> tuple[str, Window, tuple[int, int]]:
+    """The input as rank 4, the window, and the pads (bottom, right) that ceil_mode adds to it."""
+    x, kernel = node.type(0), node.attr("kernel_shape")
+    if x.rank not in (3, 4):
+        raise node.fail(f"pooling of {x} is not supported: one and two spatial dims are")
+    if kernel is None:
+        raise node.fail("the attribute kernel_shape is missing: repair the model")
+    value, size = node.inputs[0], x.shape[2:]
+    try:
+        window = read_window(node.attr, size, tuple(int(k) for k in kernel))
+    except ValueError as err:
+        raise node.fail(str(err)) from None
+    if x.rank == 3:
+        size = (1, *size)
+        (value,) = node.add("reshape", [value], {"shape": (*x.shape[:2], *size)})
+    pads = window.pads
+    if any(pad >= n for pad, n in zip(pads, window.extent * 2, strict=True)):
+        raise node.fail(
+            f"pads {list(pads)} as large as the window leave windows with nothing in them"
+        )
+    return value, window, window.overhang(size) if node.attr("ceil_mode", 0) else (0, 0)
+
+
+def _attributes(window: Window, pads: Sequence[int]) -> dict[str, Any]:
+    return {
+        "kernel": window.kernel, "strides": window.strides, "pads": tuple(pads),
+        "dilations": window.dilations,
     }  # fmt: skip
-    return value, attrs, spatial
 
 
-def _finish(node: ImportNode, y: str, spatial: int) -> Sequence[str]:
-    if spatial == 1:
+def _finish(node: ImportNode, y: str) -> Sequence[str]:
+    """Back to the rank of the model."""
+    if node.type(0).rank == 3:
         n, c, _, length = node.type_of(y).shape
         return node.add("reshape", [y], {"shape": (n, c, length)})
     return [y]
@@ -201,20 +188,51 @@ def _finish(node: ImportNode, y: str, spatial: int) -> Sequence[str]:
 
 def _import_max(node: ImportNode) -> Sequence[str]:
     if node.output_count > 1:
-        raise node.fail("MaxPool with the Indices output is not supported")
-    value, attrs, spatial = _geometry(node)
-    (y,) = node.add("max_pool2d", [value], attrs)
-    return _finish(node, y, spatial)
+        raise node.fail("MaxPool with the Indices output is not supported: remove that output")
+    value, window, (bottom, right) = _read(node)
+    top, left, below, beside = window.pads
+    pads = (top, left, below + bottom, beside + right)
+    (y,) = node.add("max_pool2d", [value], _attributes(window, pads))
+    return _finish(node, y)
 
 
 def _import_avg(node: ImportNode) -> Sequence[str]:
-    declared = tuple(int(v) for v in node.attr("pads", ()))
-    value, attrs, spatial = _geometry(node)
+    """Pads count if the model says so; what ceil_mode adds never does."""
+    value, window, over = _read(node)
     include = bool(node.attr("count_include_pad", 0))
-    if include and node.attr("ceil_mode", 0) and attrs["pads"] != declared and spatial == 2:
-        raise node.fail("AveragePool with count_include_pad and ceil_mode is not supported")
-    (y,) = node.add("avg_pool2d", [value], {**attrs, "count_include_pad": include})
-    return _finish(node, y, spatial)
+    top, left, below, beside = window.pads
+    pads = (top, left, below + over[0], beside + over[1])
+    if include and any(over):  # make the pads part of the image, then leave out the rest
+        before, after = (0, 0, top, left), (0, 0, below, beside)
+        padding: dict[str, Any] = {
+            "before": before,
+            "after": after,
+            "mode": "constant",
+            "value": 0.0,
+        }
+        (value,) = node.add("pad", [value], padding)
+        pads, include = (0, 0, *over), False
+    attrs = {**_attributes(window, pads), "count_include_pad": include}
+    (y,) = node.add("avg_pool2d", [value], attrs)
+    return _finish(node, y)
+
+
+def _import_lp(node: ImportNode) -> Sequence[str]:
+    """(sum |x|^p)^(1/p): a mean of powers, times the number of taps, under the root."""
+    value, window, over = _read(node)
+    p, number = int(node.attr("p", 2)), node.type(0).dtype.numpy
+    top, left, below, beside = window.pads
+    pads = (top, left, below + over[0], beside + over[1])
+    (value,) = node.add("abs", [value])
+    if p != 1:
+        (value,) = node.add("pow", [value, node.constant(np.asarray(p, number), "p")])
+    attrs = {**_attributes(window, pads), "count_include_pad": True}
+    (y,) = node.add("avg_pool2d", [value], attrs)
+    taps = window.kernel[0] * window.kernel[1]
+    (y,) = node.add("mul", [y, node.constant(np.asarray(taps, number), "taps")])
+    if p != 1:
+        (y,) = node.add("pow", [y, node.constant(np.asarray(1 / p, number), "root")])
+    return _finish(node, y)
 
 
 def _samples(average: bool) -> Any:
@@ -249,7 +267,7 @@ OPERATORS = [
         attrs={**_ATTRS, "count_include_pad": bool},
         lower=lambda k, attrs: _lower(k, attrs, average=True), schedule=_schedule,
         wishes=lambda types, attrs: _wishes(types, attrs, 0.0), samples=_samples(True),
-        flops=_flops, depth=_depth, onnx={"AveragePool": _import_avg},
+        flops=_flops, depth=_depth, onnx={"AveragePool": _import_avg, "LpPool": _import_lp},
         doc="mean of each window; pads are (top, left, bottom, right)",
     ),
 ]  # fmt: skip

@@ -1,14 +1,20 @@
-"""Reductions along axes: sum, mean, maximum, minimum, product (and norms composed of them)."""
+"""Reductions along axes: sum, mean, maximum, minimum, product (and norms composed of them).
+
+y[o..] = combination over all r.. of x[o.., r..]; the mean divides the sum by the number of elements.
+Global pools are reductions over the spatial dims.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from tilewright.core.dtypes import BOOL, DType
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -27,6 +33,8 @@ _TABLE: dict[str, tuple[BinaryOp, Callable[..., Any]]] = {
     "reduce_min": ("min", np.min),
     "reduce_prod": ("mul", np.prod),
 }
+#: The largest of booleans is their disjunction, the smallest their conjunction.
+_LOGICAL: dict[str, BinaryOp] = {"reduce_max": "or", "reduce_min": "and"}
 
 
 def _axes(attrs: Attrs) -> tuple[int, ...]:
@@ -35,12 +43,14 @@ def _axes(attrs: Attrs) -> tuple[int, ...]:
     return tuple(int(a) for a in axes)
 
 
-def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
+def _infer(name: str, types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
     axes = _axes(attrs)
+    if x.dtype is BOOL and name not in _LOGICAL:
+        raise ModelError(f"`{name}` of {x}: a tensor of numbers is wanted")
     if any(not 0 <= a < x.rank for a in axes) or prod(x.shape[a] for a in axes) == 0:
-        raise ModelError(f"a reduction of {x} along {list(axes)} is not defined")
+        raise ModelError(f"the reduction of {x} along {list(axes)} is not defined")
     if attrs["keepdims"]:
         shape = tuple(1 if d in axes else n for d, n in enumerate(x.shape))
     else:
@@ -58,19 +68,17 @@ def _reference(name: str) -> Callable[[Sequence[Any], Attrs], list[Array]]:
     return reference
 
 
-def _start(op: BinaryOp, k: KernelBuilder) -> Expr:
+def _start(op: BinaryOp, t: DType) -> Expr:
     """The neutral element of the combining operation."""
-    if op in ("add", "mul"):
-        return const(0 if op == "add" else 1, k.out_dtype)
-    if k.out_dtype.is_float:
-        return const(-np.inf if op == "max" else np.inf, k.out_dtype)
-    info = np.iinfo(k.out_dtype.numpy)  # type: ignore[arg-type]
-    return const(int(info.min if op == "max" else info.max), k.out_dtype)
+    if op in ("add", "mul", "or", "and"):
+        return const(0 if op == "add" else 1 if op == "mul" else op == "and", t)
+    if t.is_float:
+        return const(-np.inf if op == "max" else np.inf, t)
+    lowest = -(1 << (t.bits - 1)) if t.kind == "int" else 0
+    return const(lowest if op == "max" else lowest + (1 << t.bits) - 1, t)
 
 
 def _lower(name: str) -> Callable[[KernelBuilder, Attrs], None]:
-    op = _TABLE[name][0]
-
     def lower(k: KernelBuilder, attrs: Attrs) -> None:
         x = k.inputs[0]
         assert x is not None
@@ -80,8 +88,9 @@ def _lower(name: str) -> Callable[[KernelBuilder, Attrs], None]:
             for d, n in enumerate(x.shape):
                 if d not in axes:
                     index[d] = outer.enter_context(k.loop(f"o{d}", n))
+            op = _LOGICAL[name] if k.out_dtype is BOOL else _TABLE[name][0]
             acc = k.local("acc", k.out_dtype)
-            k.set(acc, _start(op, k))
+            k.set(acc, _start(op, k.out_dtype))
             with ExitStack() as inner:
                 for d in axes:
                     index[d] = inner.enter_context(k.loop(f"r{d}", x.shape[d]))
@@ -121,7 +130,10 @@ def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 
 
 def _attributes(node: ImportNode) -> dict[str, Any] | None:
-    """Axes are an attribute in old opsets and an input in new ones; None means nothing to reduce."""
+    """Axes are an attribute in old opsets and an input in new ones; None means nothing to reduce.
+
+    What surrounds a reduction (the square of ReduceSumSquare, say) is applied in any case.
+    """
     rank = node.type(0).rank
     axes = node.attr("axes")
     if axes is None and node.has(1):
@@ -130,11 +142,16 @@ def _attributes(node: ImportNode) -> dict[str, Any] | None:
         if node.attr("noop_with_empty_axes", 0):
             return None
         axes = range(rank)
-    fixed = sorted({int(a) % max(rank, 1) for a in np.asarray(list(axes)).reshape(-1)})
-    return {"axes": tuple(fixed) if rank else (), "keepdims": bool(node.attr("keepdims", 1))}
+    listed = [int(a) for a in np.asarray(list(axes)).reshape(-1)]
+    if any(not -rank <= a < rank for a in listed):
+        raise node.fail(f"axes {listed} are out of range for {node.type(0)}: repair the model")
+    fixed = tuple(sorted({a % rank for a in listed}))
+    return {"axes": fixed, "keepdims": bool(node.attr("keepdims", 1))}
 
 
-def _importer(name: str, before: str = "", after: str = "") -> Callable[[ImportNode], Sequence[str]]:
+def _importer(
+    name: str, before: str = "", after: str = ""
+) -> Callable[[ImportNode], Sequence[str]]:
     def importer(node: ImportNode) -> Sequence[str]:
         attrs = _attributes(node)
         value = node.inputs[0]
@@ -150,12 +167,19 @@ def _importer(name: str, before: str = "", after: str = "") -> Callable[[ImportN
 
 
 def _log_sum_exp(node: ImportNode) -> Sequence[str]:
-    """max + log(sum(exp(x - max))): never overflows."""
-    attrs = _attributes(node)
-    if attrs is None:
-        return [node.inputs[0]]
-    x = node.inputs[0]
+    """top + log(sum(exp(x - top))) with the maximum as top: never overflows.
+
+    An infinite maximum is made finite, so that infinities come out as themselves and not as NaN.
+    """
+    attrs, x = _attributes(node), node.inputs[0]
+    number = node.type(0).dtype
+    if not number.is_float:
+        raise node.fail(f"ReduceLogSumExp of {node.type(0)} is not supported: cast it to float")
+    if attrs is None or not attrs["axes"]:
+        return [x]
+    limit = float(np.finfo(number.numpy).max)  # type: ignore[type-var]
     (top,) = node.add("reduce_max", [x], {**attrs, "keepdims": True})
+    (top,) = node.add("clip", [top], {"min": -limit, "max": limit})
     (shifted,) = node.add("sub", [x, top])
     (e,) = node.add("exp", [shifted])
     (total,) = node.add("reduce_sum", [e], attrs)
@@ -163,6 +187,16 @@ def _log_sum_exp(node: ImportNode) -> Sequence[str]:
     if not attrs["keepdims"]:
         (top,) = node.add("reshape", [top], {"shape": node.type_of(log).shape})
     return node.add("add", [log, top])
+
+
+def _global_lp(node: ImportNode) -> Sequence[str]:
+    """(sum |x|^p)^(1/p) over all spatial dims."""
+    p, number = int(node.attr("p", 2)), node.type(0).dtype.numpy
+    (value,) = node.add("abs", [node.inputs[0]])
+    (value,) = node.add("pow", [value, node.constant(np.asarray(p, number), "p")])
+    axes = tuple(range(2, node.type(0).rank))
+    (value,) = node.add("reduce_sum", [value], {"axes": axes, "keepdims": True})
+    return node.add("pow", [value, node.constant(np.asarray(1 / p, number), "root")])
 
 
 def _global(name: str) -> Callable[[ImportNode], Sequence[str]]:
@@ -181,6 +215,7 @@ _ONNX: dict[str, dict[str, Callable[[ImportNode], Sequence[str]]]] = {
         "ReduceSumSquare": _importer("reduce_sum", before="square"),
         "ReduceLogSum": _importer("reduce_sum", after="log"),
         "ReduceLogSumExp": _log_sum_exp,
+        "GlobalLpPool": _global_lp,
     },
     "reduce_mean": {
         "ReduceMean": _importer("reduce_mean"),
@@ -208,7 +243,7 @@ OPERATORS = [
     Operator(
         name=name,
         trait="reduction",
-        infer=_infer,
+        infer=partial(_infer, name),
         reference=_reference(name),
         attrs={"axes": tuple, "keepdims": bool},
         lower=_lower(name),

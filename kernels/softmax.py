@@ -32,8 +32,9 @@ def _axis(attrs: Attrs) -> int:
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
-    if not x.dtype.is_float or not 0 <= _axis(attrs) < x.rank:
-        raise ModelError(f"`softmax` of {x} along {_axis(attrs)} is not defined")
+    axis = _axis(attrs)
+    if not x.dtype.is_float or not 0 <= axis < x.rank or x.shape[axis] == 0:
+        raise ModelError(f"the softmax of {x} along {axis} is not defined")
     return [x]
 
 
@@ -88,11 +89,11 @@ def _schedule(kernel: Kernel, target: Target) -> Trace:
 
 
 def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
+    """Rows contiguous, where the last axis is the row."""
     x = types[0]
     assert x is not None
-    axis = _axis(attrs)
-    order = (*(d for d in range(x.rank) if d != axis), axis)
-    return LayoutWish(orders={0: order} if axis == x.rank - 1 else {})
+    last = x.rank - 1
+    return LayoutWish(orders={0: tuple(range(x.rank))} if _axis(attrs) == last else {})
 
 
 def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
@@ -110,7 +111,10 @@ def _importer(name: str) -> Callable[[ImportNode], Sequence[str]]:
         """Before opset 13 the tensor is flattened to two dims at `axis` first."""
         shape = node.type(0).shape
         rank = len(shape)
-        axis = int(node.attr("axis", 1 if node.opset < 13 else -1)) % max(rank, 1)
+        axis = int(node.attr("axis", 1 if node.opset < 13 else -1))
+        if not -rank <= axis < rank:
+            raise node.fail(f"axis {axis} is out of range for {node.type(0)}: repair the model")
+        axis %= rank
         rest = prod(shape[axis + 1 :])
         if node.opset >= 13 or rest == 1:
             return node.add(name, [node.inputs[0]], {"axis": axis})
