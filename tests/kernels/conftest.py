@@ -127,6 +127,7 @@ def _model(
     arrays: Sequence[Array | None],
     attrs: dict[str, Any],
     opset: int,
+    *,
     constants: bool,
     outputs: int = 1,
 ) -> tuple[onnx.ModelProto, dict[str, Array]]:
@@ -156,11 +157,12 @@ def _imported(
     arrays: Sequence[Array | None],
     attrs: dict[str, Any] | None = None,
     opset: int = 17,
+    *,
     constants: bool = True,
     outputs: int = 1,
 ) -> list[Array]:
     """What our importer and references make of a model of one node."""
-    model, feeds = _model(op_type, arrays, attrs or {}, opset, constants, outputs)
+    model, feeds = _model(op_type, arrays, attrs or {}, opset, constants=constants, outputs=outputs)
     graph = load_onnx(model)
     got = graph_interp.run(graph, feeds)
     return [got[o] for o in graph.outputs]
@@ -171,12 +173,13 @@ def _runtime(
     arrays: Sequence[Array | None],
     attrs: dict[str, Any] | None = None,
     opset: int = 17,
+    *,
     constants: bool = True,
 ) -> list[Array]:
     """What ONNX Runtime makes of the same model."""
     import onnxruntime
 
-    model, feeds = _model(op_type, arrays, attrs or {}, opset, constants)
+    model, feeds = _model(op_type, arrays, attrs or {}, opset, constants=constants)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
