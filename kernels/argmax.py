@@ -1,6 +1,6 @@
 """Index of the largest or smallest element along one axis.
 
-y[o..] = the least (or, with `select_last`, the greatest) j with x[o.., j] = max over i of x[o.., i].
+y[o..] = the least (with `select_last`: the greatest) j with x[o.., j] = max over i of x[o.., i].
 """
 
 from __future__ import annotations

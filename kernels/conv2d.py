@@ -3,7 +3,7 @@
 y[n, g*CO+co, oh, ow] = bias[g*CO+co] + sum over kh, kw, ci of
     x[n, g*CI+ci, oh*sh + kh*dh - top, ow*sw + kw*dw - left] * w[g*CO+co, ci, kh, kw]
 
-Indices outside the image read zeros: the layout pass gives x a border, so no kernel tests for edges.
+Indices outside the image read zeros: the layout pass gives x a border, so nothing tests for edges.
 One-dimensional convolutions import with a height of 1.
 """
 

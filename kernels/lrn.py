@@ -1,8 +1,8 @@
 """Local response normalisation across channels (Krizhevsky et al., 2012):
 
 y[n, c, h, w] = x[n, c, h, w] / (bias + alpha / size * sum of x[n, c', h, w]^2) ^ beta
-    over c' from c - (size-1)//2 to c + size//2. Channels that do not exist read zeros from the border
-    that the layout pass provides.
+    over c' from c - (size-1)//2 to c + size//2. Channels that do not exist read zeros from the
+    border that the layout pass provides.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Matrix product: C[.., m, n] = sum over k of A[.., m, k] * B[.., k, n] (+ bias[n] or bias[.., m, n]).
+"""Matrix product: C[.., m, n] = bias[.., m, n] + sum over k of A[.., m, k] * B[.., k, n].
 
+Batch dims and the bias broadcast as in NumPy.
 ONNX MatMul and Gemm become this operator; transposes are separate nodes that fold into constants.
 """
 
@@ -101,7 +102,7 @@ def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 
 
 def _import_matmul(node: ImportNode) -> Sequence[str]:
-    """A vector operand is a matrix of one row (left) or one column (right), dropped from the result."""
+    """A vector is a matrix of one row (left) or one column (right), dropped from the result."""
     a, b = node.inputs[0], node.inputs[1]
     ta, tb = node.type(0), node.type(1)
     if ta.rank == 0 or tb.rank == 0:

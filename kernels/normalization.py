@@ -305,7 +305,8 @@ OPERATORS = [
         name="layer_norm", trait="reduction", infer=_layer_infer, reference=_layer_reference,
         attrs={"axis": int, "epsilon": (int, float)}, lower=_layer_lower, schedule=_schedule,
         wishes=_layer_wishes, samples=_layer_samples, flops=_flops, depth=_depth,
-        onnx={"LayerNormalization": _import_layer}, doc="normalisation over the dims from `axis` on",
+        onnx={"LayerNormalization": _import_layer},
+        doc="normalisation over the dims from `axis` on",
     ),
     Operator(
         name="instance_norm", trait="reduction", infer=_instance_infer,

@@ -238,9 +238,11 @@ def _import_lp(node: ImportNode) -> Sequence[str]:
 def _samples(average: bool) -> Any:
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         cases = (
-            ((1, 17, 8, 9), (3, 3), (2, 2), (1, 1, 1, 1)), ((1, 4, 7, 6), (2, 2), (2, 2), (0, 0, 1, 0)),
-            ((2, 20, 5, 5), (5, 5), (1, 1), (2, 2, 2, 2)), ((1, 3, 6, 1), (3, 1), (1, 1), (1, 0, 1, 0)),
-        )  # fmt: skip
+            ((1, 17, 8, 9), (3, 3), (2, 2), (1, 1, 1, 1)),
+            ((1, 4, 7, 6), (2, 2), (2, 2), (0, 0, 1, 0)),
+            ((2, 20, 5, 5), (5, 5), (1, 1), (2, 2, 2, 2)),
+            ((1, 3, 6, 1), (3, 1), (1, 1), (1, 0, 1, 0)),
+        )
         for shape, kernel, strides, pads in cases:
             for include in (True, False) if average else (False,):
                 attrs: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Reductions along axes: sum, mean, maximum, minimum, product (and norms composed of them).
 
-y[o..] = combination over all r.. of x[o.., r..]; the mean divides the sum by the number of elements.
+y[o..] = combination over all r.. of x[o.., r..]; the mean divides the sum by their number.
 Global pools are reductions over the spatial dims.
 """
 

@@ -1,8 +1,8 @@
 """Three ways to compute one operator, to be compared: its reference, its lowering, compiled code.
 
-Every fixture is a function. The loop nest that `lower` writes runs in the interpreter of the loop IR;
-inputs lie in arrays with exactly the border that `wishes` asks for, so a wish that is too small is an
-access outside the array, and a wrong fill is a wrong result.
+Every fixture is a function. The loop nest that `lower` writes runs in the interpreter of the loop
+IR; inputs lie in arrays with exactly the border that `wishes` asks for, so a wish that is too small
+is an access outside the array, and a wrong fill is a wrong result.
 """
 
 from __future__ import annotations

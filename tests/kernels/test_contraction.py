@@ -1,4 +1,4 @@
-"""Matrix products, convolutions and their transposes: reference, lowering, compiled code, importers."""
+"""Matrix products and convolutions: reference, lowering, compiled code, importers."""
 
 from __future__ import annotations
 
@@ -63,14 +63,38 @@ IMPORTS: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
     "gemm bias": ("Gemm", [f(3, 4), f(4, 5), f(5)], {}),
     "gemm bias column": ("Gemm", [f(3, 4), f(4, 5), f(3, 1)], {"beta": 0.5}),
     "gemm bias scalar": ("Gemm", [f(3, 4), f(4, 5), f()], {}),
-    "gemm transposed": ("Gemm", [f(4, 3), f(5, 4), f(1, 5)], {"transA": 1, "transB": 1, "alpha": 0.3}),
+    "gemm transposed": (
+        "Gemm",
+        [f(4, 3), f(5, 4), f(1, 5)],
+        {"transA": 1, "transB": 1, "alpha": 0.3},
+    ),
     "gemm without c": ("Gemm", [f(3, 4), f(4, 5), f(5)], {"beta": 0.0, "alpha": 2.0}),
-    "conv": ("Conv", [f(1, 3, 7, 8), f(5, 3, 3, 3), f(5)], {"pads": [1, 0, 2, 1], "strides": [2, 1]}),
-    "conv 1d": ("Conv", [f(2, 4, 11), f(6, 2, 3), f(6)], {"pads": [2, 1], "group": 2, "dilations": [2]}),
-    "conv same upper": ("Conv", [f(1, 2, 7, 6), f(3, 2, 2, 3)], {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
-    "conv same lower": ("Conv", [f(1, 2, 7, 6), f(3, 2, 4, 3)], {"auto_pad": "SAME_LOWER", "strides": [2, 1]}),
+    "conv": (
+        "Conv",
+        [f(1, 3, 7, 8), f(5, 3, 3, 3), f(5)],
+        {"pads": [1, 0, 2, 1], "strides": [2, 1]},
+    ),
+    "conv 1d": (
+        "Conv",
+        [f(2, 4, 11), f(6, 2, 3), f(6)],
+        {"pads": [2, 1], "group": 2, "dilations": [2]},
+    ),
+    "conv same upper": (
+        "Conv",
+        [f(1, 2, 7, 6), f(3, 2, 2, 3)],
+        {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+    ),
+    "conv same lower": (
+        "Conv",
+        [f(1, 2, 7, 6), f(3, 2, 4, 3)],
+        {"auto_pad": "SAME_LOWER", "strides": [2, 1]},
+    ),
     "conv valid": ("Conv", [f(1, 2, 7, 6), f(3, 2, 4, 3)], {"auto_pad": "VALID"}),
-    "conv depthwise": ("Conv", [f(1, 6, 7, 6), f(6, 1, 3, 3), f(6)], {"group": 6, "pads": [1, 1, 1, 1]}),
+    "conv depthwise": (
+        "Conv",
+        [f(1, 6, 7, 6), f(6, 1, 3, 3), f(6)],
+        {"group": 6, "pads": [1, 1, 1, 1]},
+    ),
     "conv depthwise 1d": ("Conv", [f(1, 6, 9), f(6, 1, 3)], {"group": 6, "pads": [2, 0]}),
     "conv multiplier 2": ("Conv", [f(1, 3, 7, 6), f(6, 1, 3, 3), f(6)], {"group": 3}),
     "conv one channel": ("Conv", [f(1, 1, 7, 6), f(1, 1, 3, 3), f(1)], {"group": 1}),
@@ -80,19 +104,37 @@ IMPORTS: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
         [f(1, 3, 4, 5), f(3, 2, 4, 3)],
         {"strides": [2, 3], "pads": [1, 0, 2, 1], "output_padding": [1, 2]},
     ),
-    "transposed group": ("ConvTranspose", [f(2, 4, 4, 3), f(4, 3, 2, 2)], {"group": 2, "strides": [3, 3]}),
-    "transposed dilated": ("ConvTranspose", [f(1, 2, 4, 5), f(2, 3, 3, 2)], {"dilations": [2, 3], "strides": [2, 2]}),
-    "transposed 1d": ("ConvTranspose", [f(1, 2, 6), f(2, 3, 4), f(3)], {"strides": [2], "pads": [1, 1]}),
+    "transposed group": (
+        "ConvTranspose",
+        [f(2, 4, 4, 3), f(4, 3, 2, 2)],
+        {"group": 2, "strides": [3, 3]},
+    ),
+    "transposed dilated": (
+        "ConvTranspose",
+        [f(1, 2, 4, 5), f(2, 3, 3, 2)],
+        {"dilations": [2, 3], "strides": [2, 2]},
+    ),
+    "transposed 1d": (
+        "ConvTranspose",
+        [f(1, 2, 6), f(2, 3, 4), f(3)],
+        {"strides": [2], "pads": [1, 1]},
+    ),
     "transposed output shape": (
-        "ConvTranspose", [f(1, 2, 4, 5), f(2, 3, 4, 4)], {"strides": [2, 2], "output_shape": [9, 11]},
+        "ConvTranspose",
+        [f(1, 2, 4, 5), f(2, 3, 4, 4)],
+        {"strides": [2, 2], "output_shape": [9, 11]},
     ),
     "transposed same upper": (
-        "ConvTranspose", [f(1, 2, 4, 5), f(2, 3, 3, 3)], {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
+        "ConvTranspose",
+        [f(1, 2, 4, 5), f(2, 3, 3, 3)],
+        {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
     ),
     "transposed same lower": (
-        "ConvTranspose", [f(1, 2, 4, 5), f(2, 3, 3, 3)], {"strides": [2, 2], "auto_pad": "SAME_LOWER"},
+        "ConvTranspose",
+        [f(1, 2, 4, 5), f(2, 3, 3, 3)],
+        {"strides": [2, 2], "auto_pad": "SAME_LOWER"},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("constants", [True, False], ids=["weights", "inputs"])
@@ -109,14 +151,29 @@ def test_import_agrees_with_onnxruntime(
 
 REFUSED: dict[str, tuple[str, list[Any], dict[str, Any], str]] = {
     "3d": ("Conv", [f(1, 2, 4, 4, 4), f(3, 2, 1, 1, 1)], {}, "one and two spatial dims"),
-    "3d transposed": ("ConvTranspose", [f(1, 2, 4, 4, 4), f(2, 3, 1, 1, 1)], {}, "one and two spatial"),
+    "3d transposed": (
+        "ConvTranspose",
+        [f(1, 2, 4, 4, 4), f(2, 3, 1, 1, 1)],
+        {},
+        "one and two spatial",
+    ),
     "no stride": ("Conv", [f(1, 2, 4, 4), f(3, 2, 1, 1)], {"strides": [0, 1]}, "strides"),
     "few strides": ("Conv", [f(1, 2, 4, 4), f(3, 2, 1, 1)], {"strides": [1]}, "2 entries"),
     "negative pads": ("Conv", [f(1, 2, 4, 4), f(3, 2, 1, 1)], {"pads": [0, -1, 0, 0]}, "pads"),
     "group 0": ("Conv", [f(1, 2, 4, 4), f(3, 2, 1, 1)], {"group": 0}, "0 groups"),
-    "group 0 transposed": ("ConvTranspose", [f(1, 2, 4, 4), f(2, 2, 1, 1)], {"group": 0}, "0 groups"),
+    "group 0 transposed": (
+        "ConvTranspose",
+        [f(1, 2, 4, 4), f(2, 2, 1, 1)],
+        {"group": 0},
+        "0 groups",
+    ),
     "auto_pad": ("Conv", [f(1, 2, 4, 4), f(3, 2, 1, 1)], {"auto_pad": "SOME"}, "auto_pad SOME"),
-    "kernel_shape": ("Conv", [f(1, 2, 4, 4), f(3, 2, 1, 1)], {"kernel_shape": [3, 3]}, "kernel_shape"),
+    "kernel_shape": (
+        "Conv",
+        [f(1, 2, 4, 4), f(3, 2, 1, 1)],
+        {"kernel_shape": [3, 3]},
+        "kernel_shape",
+    ),
     "too large": ("Conv", [f(1, 2, 4, 4), f(3, 2, 5, 5)], {}, "output is empty"),
     "channels": ("Conv", [f(1, 2, 4, 4), f(3, 3, 1, 1)], {}, "do not fit"),
     "matmul": ("MatMul", [f(2, 3), f(2, 3)], {}, "do not fit"),
@@ -124,7 +181,7 @@ REFUSED: dict[str, tuple[str, list[Any], dict[str, Any], str]] = {
     "matmul scalar": ("MatMul", [f(), f(3, 3)], {}, "scalar"),
     "gemm bias": ("Gemm", [f(2, 3), f(3, 4), f(3)], {}, "bias"),
     "gemm rank": ("Gemm", [f(1, 2, 3), f(3, 4)], {}, "two matrices"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -1,7 +1,7 @@
 """Geometry of windows that slide over two spatial dims: what convolutions and pools share.
 
-In: attributes of a node. Out: output sizes, the border a window reads around the image, and the pads
-that a model only names (`auto_pad`, `ceil_mode`).
+In: attributes of a node. Out: output sizes, the border a window reads around the image, and the
+pads that a model only names (`auto_pad`, `ceil_mode`).
 Invariant: a `Window` is checked: kernel, strides and dilations are positive, pads are not negative.
 """
 
