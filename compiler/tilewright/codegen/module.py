@@ -78,7 +78,8 @@ def emit_module(plan: ModulePlan, with_weights: bool) -> str:
     ]
     if with_weights:
         parts.append(_entry_points(plan))
-    parts.append(f"attributes #0 = {{ nounwind {_cpu_attributes(plan.target)} }}")
+    # no-builtins: loops stay loops, so the object needs no memset or memcpy from a libc
+    parts.append(f'attributes #0 = {{ nounwind "no-builtins" {_cpu_attributes(plan.target)} }}')
     parts.append("!0 = distinct !{!0, !1}")
     parts.append('!1 = !{!"llvm.loop.unroll.disable"}')
     return "\n\n".join(parts) + "\n"

@@ -8,6 +8,7 @@
 #include "tilewright.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -104,8 +105,12 @@ static void parallel_for(void *self, tilewright_task task, void *context, int64_
   atomic_store_explicit(&pool->pending, pool->threads - 1, memory_order_relaxed);
   publish(pool);
   run_share(pool, 0);
-  for (int spins = 0; atomic_load_explicit(&pool->pending, memory_order_acquire) > 0; ++spins)
-    relax();
+  for (int spins = 0; atomic_load_explicit(&pool->pending, memory_order_acquire) > 0; ++spins) {
+    if (spins < SPINS)
+      relax();
+    else
+      sched_yield(); /* a worker lost its core: do not keep ours from it */
+  }
 }
 
 tilewright_pool *tilewright_pool_create(int32_t threads) {

@@ -1,0 +1,120 @@
+"""What several commands share: consoles, option types, progress, input making."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from tilewright.errors import ModelError
+from tilewright.graph.ir import Array, Graph
+from tilewright.pipeline import Progress as ProgressFn
+from tilewright.runtime.model import TensorSpec
+
+console = Console(highlight=False)
+errors_console = Console(stderr=True, highlight=False)
+
+ModelPath = Annotated[Path, typer.Argument(help="ONNX model file")]
+TargetName = Annotated[str, typer.Option("--target", "-t", help="target name, see `tilewright targets`")]
+ShapeList = Annotated[
+    list[str] | None, typer.Option("--shape", help="input shape as name=1,3,224,224; repeatable")
+]
+Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="threads to run on")]
+
+
+def parse_shapes(items: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+    """`name=1,3,224,224` -> {name: (1, 3, 224, 224)}; wrong syntax is a usage error."""
+    out: dict[str, tuple[int, ...]] = {}
+    for item in items or ():
+        name, _, dims = item.rpartition("=")
+        try:
+            out[name] = tuple(int(d) for d in dims.split(",") if d.strip())
+            ok = bool(name) and all(d > 0 for d in out[name])
+        except ValueError:
+            ok = False
+        if not ok:
+            raise typer.BadParameter(f"--shape {item}: write name=1,3,224,224")
+    return out
+
+
+def notice(message: str) -> None:
+    """A remark for the user that is not an error."""
+    errors_console.print(f"[yellow]note:[/yellow] {message.replace('[', chr(92) + '[')}", soft_wrap=True)
+
+
+@contextmanager
+def progress() -> Iterator[ProgressFn]:
+    """A progress bar on stderr that shows the stage at work."""
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+        console=errors_console, transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("start", total=1.0)
+
+        def report(stage: str, fraction: float) -> None:
+            bar.update(task, description=stage, completed=fraction)
+
+        yield report
+
+
+def size(n: int) -> str:
+    """Bytes for people."""
+    value, unit = float(n), "B"
+    for unit in ("B", "KB", "MB", "GB"):  # noqa: B007
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
+
+
+def make_inputs(
+    specs: Sequence[TensorSpec], graph: Graph | None, seed: int, given: Mapping[str, Array] | None = None
+) -> list[Array]:
+    """Plausible inputs: floats in [0, 1) like scaled pixels, token ids inside the tables that they
+    index, masks of ones. `given` replaces some by name."""
+    rng = np.random.default_rng(seed)
+    out: list[Array] = []
+    for t in specs:
+        if given and t.name in given:
+            out.append(given[t.name])
+            continue
+        dtype = np.dtype(t.dtype)
+        if dtype.kind == "f":
+            out.append(np.asarray(rng.random(t.shape), dtype))
+        elif "mask" in t.name.lower() or dtype.kind == "b":
+            out.append(np.ones(t.shape, dtype))
+        else:
+            out.append(rng.integers(0, _index_bound(graph, t.name), t.shape).astype(dtype))
+    return out
+
+
+def _index_bound(graph: Graph | None, name: str) -> int:
+    """Rows of the smallest table that `name` picks from directly; 128 where it picks from none."""
+    bounds: list[int] = []
+    for node in graph.nodes if graph else ():
+        if node.op == "gather" and node.inputs[1] == name and graph is not None:
+            axis = node.attrs["axis"]
+            assert isinstance(axis, int)
+            bounds.append(graph.types[node.inputs[0]].shape[axis])
+    return min(bounds, default=128)
+
+
+def read_arrays(items: Sequence[str] | None) -> dict[str, Array]:
+    """`name=file.npy` options as arrays by name."""
+    out: dict[str, Array] = {}
+    for item in items or ():
+        name, _, path = item.rpartition("=")
+        if not name:
+            raise typer.BadParameter(f"--input {item}: write name=file.npy")
+        try:
+            value: Any = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as err:
+            raise ModelError(f"--input {item}: cannot read {path} ({err})") from None
+        out[name] = value
+    return out

@@ -1,0 +1,121 @@
+"""`tilewright run`: compile (or load) a model, run it once or many times, profile it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from tilewright import api
+from tilewright.bench.roofline import measure
+from tilewright.commands._common import (
+    ShapeList,
+    TargetName,
+    Threads,
+    console,
+    make_inputs,
+    notice,
+    parse_shapes,
+    progress,
+    read_arrays,
+)
+from tilewright.errors import ModelError
+from tilewright.runtime.model import Array, Model
+
+NAME = "run"
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="ONNX model file or artifact directory")],
+    target: TargetName = "host",
+    shape: ShapeList = None,
+    input: Annotated[list[str] | None, typer.Option(help="name=file.npy; repeatable")] = None,
+    random: Annotated[int, typer.Option(help="seed for inputs that are not given")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="directory for outputs as .npy")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="time of every kernel")] = False,
+    threads: Threads = 1,
+    repeat: Annotated[int, typer.Option(min=1, help="runs to time")] = 10,
+) -> None:
+    """Run a model on given or random inputs and print its outputs and latency."""
+    if model.is_dir() or model.suffix == ".so":
+        if profile:
+            raise typer.BadParameter("--profile needs the model file, not an artifact")
+        compiled: Model = api.load(model, threads)
+        graph = None
+    else:
+        with progress() as report:
+            compiled = api.compile(
+                model, target, parse_shapes(shape), threads, progress=report, notify=notice
+            )
+        graph = compiled.program.graph if isinstance(compiled, api.CompiledModel) else None
+    given = read_arrays(input)
+    unknown = sorted(set(given) - {t.name for t in compiled.inputs})
+    if unknown:
+        names = ", ".join(t.name for t in compiled.inputs)
+        raise ModelError(f"--input names `{unknown[0]}`, but the inputs are {names}")
+    arrays = make_inputs(compiled.inputs, graph, random, given)
+    try:
+        results = compiled(*arrays)
+    except ValueError as err:
+        raise ModelError(str(err)) from None
+    times: list[float] = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        compiled(*arrays)
+        times.append(time.perf_counter() - start)
+    _show(compiled, results, output)
+    console.print(
+        f"{compiled.name}: {min(times) * 1e3:.3f} ms (least of {repeat}), "
+        f"median {float(np.median(times)) * 1e3:.3f} ms, {threads} thread{'s' if threads > 1 else ''}"
+    )
+    if profile and isinstance(compiled, api.CompiledModel):
+        _profile(compiled, arrays)
+
+
+def _show(compiled: Model, results: list[Array], output: Path | None) -> None:
+    table = Table()
+    for column in ("output", "type", "min", "max", "first values"):
+        table.add_column(column)
+    for t, a in zip(compiled.outputs, results, strict=True):
+        flat = a.reshape(-1)
+        first = ", ".join(f"{v:.5g}" for v in flat[:4])
+        low, high = (f"{flat.min():.5g}", f"{flat.max():.5g}") if flat.size else ("", "")
+        table.add_row(t.name, f"{t.dtype}{list(t.shape)}".replace("[", r"\["), low, high, first)
+    console.print(table)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        for i, (t, a) in enumerate(zip(compiled.outputs, results, strict=True)):
+            name = "".join(c if c.isalnum() or c in "._-" else "_" for c in t.name) or f"output_{i}"
+            np.save(output / f"{name}.npy", a)
+
+
+def _profile(compiled: api.CompiledModel, arrays: list[Array]) -> None:
+    """Least time of every step on one thread, against the machine's measured roofline."""
+    session = compiled.session()
+    session.set_inputs(arrays)
+    session.run()
+    steps = compiled.program.steps
+    times = [float("inf")] * len(steps)
+    for _ in range(5):
+        for i in range(len(steps)):
+            times[i] = min(times[i], session.time_step(i, 2))
+    roof = measure(compiled.program.target)
+    total = sum(times)
+    table = Table(title="kernels by time, one thread", title_justify="left")
+    for column in ("time", "share", "GFLOP/s", "GB/s", "roofline", "operators", "first node"):
+        table.add_column(column, justify="right" if column not in ("operators", "first node") else "left")
+    for t, s in sorted(zip(times, steps, strict=True), key=lambda p: -p[0]):
+        best = max(s.flops / roof.flops, s.bytes / roof.bandwidth)
+        table.add_row(
+            f"{t * 1e6:.1f} us", f"{t / total:.1%}", f"{s.flops / t / 1e9:.1f}", f"{s.bytes / t / 1e9:.1f}",
+            f"{min(best / t, 9.99):.0%}", s.label, s.nodes[0] if s.nodes else "",
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        f"sum of kernels {total * 1e3:.3f} ms; roofline: {roof.flops / 1e9:.0f} GFLOP/s, "
+        f"{roof.bandwidth / 1e9:.0f} GB/s (cache resident), measured just now"
+    )
