@@ -461,8 +461,8 @@ class _Emitter(values.Builder):
 
     def _eval(self, e: Expr) -> Value:
         match e:
-            case Const(v, dtype):
-                return self.constant(v, dtype)
+            case Const(literal, dtype):
+                return self.constant(literal, dtype)
             case FromIndex(index, dtype):
                 return self.from_index(index, dtype)
             case Ref(name, _):
