@@ -1,146 +1,291 @@
-/* A small thread pool: static partition, one generation counter, spin briefly, then park.
+/* A small thread pool: static partition, one mailbox per worker, spin briefly, then park.
  *
- * The caller publishes a task, bumps `generation`, does its own share and waits for `pending` to reach
- * zero. Workers spin on `generation` for a bounded time, so that consecutive kernels of one inference
- * cost no system call, and then sleep on a condition variable, so that an idle pool costs nothing.
- * Every field that threads share is atomic or written only while no worker runs.
+ * In: a loop body and a count. Out: every iteration done exactly once. To start a loop the caller fills
+ * the mailbox of each worker that gets a share and bumps the mailbox's ticket; the worker answers by
+ * setting `done` to the ticket. Nothing else is shared, so a hand-off costs two cache line transfers and
+ * no locked instruction per worker.
+ *
+ * Invariants: a mailbox is written only while its worker is idle (done == ticket); `ticket` is written
+ * only by the thread that holds `busy`, `done` only by the worker.
+ *
+ * Sleeping cannot miss a wake-up: the sleeper announces itself (`parked`), then looks at the word once
+ * more; the waker changes the word, then looks at `parked`; a sequentially consistent fence between the
+ * two steps on both sides means that at least one of them sees the other.
  */
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* sched_getaffinity, syscall */
+#endif
+
 #include "tilewright.h"
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
 
-enum { CACHE_LINE = 64, SPINS = 4000 };
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
+#if defined(SYS_futex) && !defined(TILEWRIGHT_POOL_NO_FUTEX)
+#define USE_FUTEX 1
+#else
+#define USE_FUTEX 0
+#endif
 
-struct tilewright_pool {
-  _Atomic uint32_t generation; /* one more for every task */
-  char pad0[CACHE_LINE - sizeof(uint32_t)];
-  _Atomic int32_t pending; /* workers that have not finished the current task */
-  char pad1[CACHE_LINE - sizeof(int32_t)];
-  _Atomic int32_t sleeping; /* workers that wait on `wake` */
-  _Atomic int32_t stop;
-  int32_t threads;
-  tilewright_task task;
-  void *context;
-  int64_t count;
+#define MAX_THREADS 1024
+#define LINE 128                     /* two cache lines: prefetchers fetch pairs */
+#define STACK_BYTES ((size_t)4 << 20) /* kernels keep register tiles on the stack; libcs differ */
+/* Bounds of the time that a thread spins before it sleeps, and where it starts, in nanoseconds. */
+#define SPIN_MIN 5000
+#define SPIN_START 50000
+#define SPIN_MAX 100000
+#define SPINS_PER_CLOCK 32
+
+/* A thread that may sleep: whether it does, and how long it spins first. */
+typedef struct {
+  _Atomic uint32_t parked;
+  int64_t spin_ns;
+  int64_t spin_max_ns; /* 0: more threads than CPUs, spinning would keep the others from running */
+#if !USE_FUTEX
   pthread_mutex_t lock;
   pthread_cond_t wake;
-  tilewright_parallel parallel;
-  pthread_t *handles;
-};
+#endif
+} sleeper;
 
 typedef struct {
+  /* The mailbox, written by the caller. */
+  _Alignas(LINE) _Atomic uint32_t ticket;
+  tilewright_task task; /* NULL: stop */
+  void *context;
+  int64_t begin, end;
+  /* The answer, written by the worker. */
+  _Alignas(LINE) _Atomic uint32_t done;
+  sleeper self;
   tilewright_pool *pool;
-  int32_t index;
-} worker_argument;
+  pthread_t handle;
+} worker;
+
+struct tilewright_pool {
+  _Alignas(LINE) tilewright_parallel parallel;
+  int32_t threads;
+  /* Held by the thread whose loop the workers run. */
+  _Alignas(LINE) _Atomic uint32_t busy;
+  _Alignas(LINE) sleeper caller;
+  worker workers[];
+};
+
+/* ---------------------------------------------------------------- waiting */
 
 static void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
-#elif defined(__aarch64__) || defined(__arm__)
+#elif defined(__aarch64__)
+  __asm__ volatile("isb"); /* waits about as long as x86 `pause`; `yield` does nothing on most cores */
+#elif defined(__arm__)
   __asm__ volatile("yield");
 #endif
 }
 
-/* Share `index` of [0, count): the first count % threads shares are one longer. */
-static void run_share(const tilewright_pool *pool, int32_t index) {
-  int64_t size = pool->count / pool->threads, extra = pool->count % pool->threads;
-  int64_t begin = index * size + (index < extra ? index : extra);
-  int64_t end = begin + size + (index < extra ? 1 : 0);
-  if (begin < end)
-    pool->task(pool->context, begin, end);
+static int64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Waits until the generation differs from `seen`: spinning first, parked afterwards. */
-static uint32_t await_task(tilewright_pool *pool, uint32_t seen) {
-  for (int i = 0; i < SPINS; ++i) {
-    uint32_t now = atomic_load_explicit(&pool->generation, memory_order_acquire);
-    if (now != seen)
-      return now;
-    relax();
+static void sleeper_init(sleeper *s, int may_spin) {
+  s->spin_max_ns = may_spin ? SPIN_MAX : 0;
+  s->spin_ns = may_spin ? SPIN_START : 0;
+#if !USE_FUTEX
+  pthread_mutex_init(&s->lock, NULL);
+  pthread_cond_init(&s->wake, NULL);
+#endif
+}
+
+static void sleeper_free(sleeper *s) {
+#if !USE_FUTEX
+  pthread_cond_destroy(&s->wake);
+  pthread_mutex_destroy(&s->lock);
+#else
+  (void)s;
+#endif
+}
+
+/* Sleeps until `word` is no longer `old`. */
+static void park(sleeper *s, _Atomic uint32_t *word, uint32_t old) {
+  atomic_store_explicit(&s->parked, 1, memory_order_relaxed);
+  atomic_thread_fence(memory_order_seq_cst);
+#if USE_FUTEX
+  while (atomic_load_explicit(word, memory_order_acquire) == old)
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+#else
+  pthread_mutex_lock(&s->lock);
+  while (atomic_load_explicit(word, memory_order_acquire) == old)
+    pthread_cond_wait(&s->wake, &s->lock);
+  pthread_mutex_unlock(&s->lock);
+#endif
+  atomic_store_explicit(&s->parked, 0, memory_order_relaxed);
+}
+
+/* Wakes `s` if it sleeps on `word`; a fence lies between the change of the word and this call. */
+static void unpark(sleeper *s, _Atomic uint32_t *word) {
+  if (!atomic_load_explicit(&s->parked, memory_order_relaxed))
+    return;
+#if USE_FUTEX
+  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+#else
+  (void)word;
+  pthread_mutex_lock(&s->lock);
+  pthread_cond_broadcast(&s->wake);
+  pthread_mutex_unlock(&s->lock);
+#endif
+}
+
+/* Learns from a wait that outlasted the spinning: spin longer if that would have caught it, less if the
+ * wait was too long to spin through. */
+static void adapt(sleeper *s, int64_t waited_ns) {
+  int64_t next = waited_ns <= s->spin_max_ns ? 2 * waited_ns : s->spin_ns / 2;
+  next = next < s->spin_max_ns ? next : s->spin_max_ns;
+  s->spin_ns = next > SPIN_MIN ? next : SPIN_MIN;
+}
+
+/* Returns when `word` is no longer `old`, having acquired what was written before it changed. */
+static void await_change(sleeper *s, _Atomic uint32_t *word, uint32_t old) {
+  if (atomic_load_explicit(word, memory_order_acquire) != old)
+    return;
+  if (s->spin_max_ns == 0) {
+    park(s, word, old);
+    return;
   }
-  pthread_mutex_lock(&pool->lock);
-  atomic_fetch_add(&pool->sleeping, 1);
-  while (atomic_load(&pool->generation) == seen)
-    pthread_cond_wait(&pool->wake, &pool->lock);
-  atomic_fetch_sub(&pool->sleeping, 1);
-  pthread_mutex_unlock(&pool->lock);
-  return atomic_load(&pool->generation);
+  int64_t start = now_ns();
+  do {
+    for (int i = 0; i < SPINS_PER_CLOCK; ++i) {
+      if (atomic_load_explicit(word, memory_order_acquire) != old)
+        return;
+      relax();
+    }
+  } while (now_ns() - start < s->spin_ns);
+  park(s, word, old);
+  adapt(s, now_ns() - start);
 }
 
-static void publish(tilewright_pool *pool) {
-  atomic_fetch_add(&pool->generation, 1);
-  if (atomic_load(&pool->sleeping) > 0) {
-    pthread_mutex_lock(&pool->lock);
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->lock);
-  }
+/* ---------------------------------------------------------------- loops */
+
+/* First iteration of share `i` of `shares`; the first count % shares shares are one longer. */
+static int64_t share_begin(int64_t count, int32_t shares, int32_t i) {
+  int64_t extra = count % shares;
+  return count / shares * i + (i < extra ? i : extra);
 }
 
-static void *worker(void *argument) {
-  worker_argument own = *(worker_argument *)argument;
-  tilewright_pool *pool = own.pool;
-  uint32_t seen = 0;
-  free(argument);
-  for (;;) {
-    seen = await_task(pool, seen);
-    if (atomic_load_explicit(&pool->stop, memory_order_acquire))
+static void *work(void *argument) {
+  worker *w = argument;
+  for (uint32_t seen = 0;; ++seen) {
+    await_change(&w->self, &w->ticket, seen);
+    if (!w->task)
       return NULL;
-    run_share(pool, own.index);
-    atomic_fetch_sub_explicit(&pool->pending, 1, memory_order_release);
+    w->task(w->context, w->begin, w->end);
+    atomic_store_explicit(&w->done, seen + 1, memory_order_release);
+    atomic_thread_fence(memory_order_seq_cst);
+    unpark(&w->pool->caller, &w->done);
   }
+}
+
+/* Gives [begin, end) to an idle worker; the caller has to fence and unpark. */
+static void post(worker *w, tilewright_task task, void *context, int64_t begin, int64_t end) {
+  w->task = task;
+  w->context = context;
+  w->begin = begin;
+  w->end = end;
+  uint32_t ticket = atomic_load_explicit(&w->ticket, memory_order_relaxed);
+  atomic_store_explicit(&w->ticket, ticket + 1, memory_order_release);
 }
 
 static void parallel_for(void *self, tilewright_task task, void *context, int64_t count) {
   tilewright_pool *pool = self;
-  if (pool->threads == 1 || count <= 1) {
+  int32_t shares = count < pool->threads ? (int32_t)count : pool->threads;
+  if (count <= 0)
+    return;
+  if (shares == 1 || atomic_exchange_explicit(&pool->busy, 1, memory_order_acquire)) {
     task(context, 0, count);
     return;
   }
-  pool->task = task;
-  pool->context = context;
-  pool->count = count;
-  atomic_store_explicit(&pool->pending, pool->threads - 1, memory_order_relaxed);
-  publish(pool);
-  run_share(pool, 0);
-  for (int spins = 0; atomic_load_explicit(&pool->pending, memory_order_acquire) > 0; ++spins) {
-    if (spins < SPINS)
-      relax();
-    else
-      sched_yield(); /* a worker lost its core: do not keep ours from it */
+  for (int32_t i = 1; i < shares; ++i)
+    post(&pool->workers[i - 1], task, context, share_begin(count, shares, i),
+         share_begin(count, shares, i + 1));
+  atomic_thread_fence(memory_order_seq_cst);
+  for (int32_t i = 1; i < shares; ++i)
+    unpark(&pool->workers[i - 1].self, &pool->workers[i - 1].ticket);
+  task(context, 0, share_begin(count, shares, 1));
+  for (int32_t i = 1; i < shares; ++i) {
+    worker *w = &pool->workers[i - 1];
+    await_change(&pool->caller, &w->done, atomic_load_explicit(&w->ticket, memory_order_relaxed) - 1);
   }
+  atomic_store_explicit(&pool->busy, 0, memory_order_release);
+}
+
+/* ---------------------------------------------------------------- life */
+
+static int32_t usable_cpus(void) {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0)
+    return CPU_COUNT(&set);
+#endif
+  long online = sysconf(_SC_NPROCESSORS_ONLN);
+  return online > 0 && online < MAX_THREADS ? (int32_t)online : MAX_THREADS;
+}
+
+/* Starts one worker. Signals are for the program's own threads: a worker blocks them all. */
+static int start(worker *w) {
+  pthread_attr_t attributes;
+  sigset_t all, before;
+  if (pthread_attr_init(&attributes) != 0)
+    return 0;
+  pthread_attr_setstacksize(&attributes, STACK_BYTES);
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int refused = pthread_create(&w->handle, &attributes, work, w);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  pthread_attr_destroy(&attributes);
+  return !refused;
 }
 
 tilewright_pool *tilewright_pool_create(int32_t threads) {
-  tilewright_pool *pool = threads >= 1 ? calloc(1, sizeof *pool) : NULL;
+  int32_t cpus = usable_cpus();
+  if (threads == 0)
+    threads = cpus;
+  if (threads < 1 || threads > MAX_THREADS)
+    return NULL;
+  /* sizeof is a multiple of LINE on both sides, as aligned_alloc wants it. */
+  size_t bytes = sizeof(tilewright_pool) + (size_t)(threads - 1) * sizeof(worker);
+  tilewright_pool *pool = aligned_alloc(LINE, bytes);
   if (!pool)
     return NULL;
-  pool->handles = calloc((size_t)threads, sizeof *pool->handles);
-  if (!pool->handles) {
-    free(pool);
-    return NULL;
-  }
-  pthread_mutex_init(&pool->lock, NULL);
-  pthread_cond_init(&pool->wake, NULL);
+  memset(pool, 0, bytes);
   pool->parallel.parallel_for = parallel_for;
   pool->parallel.self = pool;
   pool->threads = 1;
+  sleeper_init(&pool->caller, threads <= cpus);
   for (int32_t i = 1; i < threads; ++i) {
-    worker_argument *argument = malloc(sizeof *argument);
-    if (argument) {
-      argument->pool = pool;
-      argument->index = i;
-    }
-    if (!argument || pthread_create(&pool->handles[i], NULL, worker, argument) != 0) {
-      free(argument);
+    worker *w = &pool->workers[i - 1];
+    w->pool = pool;
+    sleeper_init(&w->self, threads <= cpus);
+    if (!start(w)) {
+      sleeper_free(&w->self);
       tilewright_pool_destroy(pool);
       return NULL;
     }
     pool->threads = i + 1;
   }
   return pool;
+}
+
+int32_t tilewright_pool_threads(const tilewright_pool *pool) {
+  return pool->threads;
 }
 
 const tilewright_parallel *tilewright_pool_parallel(const tilewright_pool *pool) {
@@ -150,12 +295,15 @@ const tilewright_parallel *tilewright_pool_parallel(const tilewright_pool *pool)
 void tilewright_pool_destroy(tilewright_pool *pool) {
   if (!pool)
     return;
-  atomic_store_explicit(&pool->stop, 1, memory_order_release);
-  publish(pool);
   for (int32_t i = 1; i < pool->threads; ++i)
-    pthread_join(pool->handles[i], NULL);
-  pthread_cond_destroy(&pool->wake);
-  pthread_mutex_destroy(&pool->lock);
-  free(pool->handles);
+    post(&pool->workers[i - 1], NULL, NULL, 0, 0);
+  atomic_thread_fence(memory_order_seq_cst);
+  for (int32_t i = 1; i < pool->threads; ++i) {
+    worker *w = &pool->workers[i - 1];
+    unpark(&w->self, &w->ticket);
+    pthread_join(w->handle, NULL);
+    sleeper_free(&w->self);
+  }
+  sleeper_free(&pool->caller);
   free(pool);
 }
