@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tilewright.core.index import Ix
 from tilewright.errors import TilewrightError
 from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr, Kernel
-from tilewright.core.index import Ix
 from tilewright.schedule.target import Target
 from tilewright.schedule.trace import Trace
 

@@ -95,7 +95,11 @@ class _Scope:
 
 def parallel_loop(kernel: Kernel) -> For | None:
     """The kernel's parallel loop: the only statement of its body, or there is none."""
-    if len(kernel.body) == 1 and isinstance(kernel.body[0], For) and kernel.body[0].kind == "parallel":
+    if (
+        len(kernel.body) == 1
+        and isinstance(kernel.body[0], For)
+        and kernel.body[0].kind == "parallel"
+    ):
         return kernel.body[0]
     return None
 
@@ -150,7 +154,9 @@ class _Emitter(values.Builder):
         else:
             self.block(self.kernel.body)
         head = f"define internal void @{self.kernel.name}({', '.join(params)}) #0 {{\nentry:"
-        return "\n".join([head, *self.entry, "  br label %body", "body:", *self.lines, "  ret void", "}"])
+        return "\n".join(
+            [head, *self.entry, "  br label %body", "body:", *self.lines, "  ret void", "}"]
+        )
 
     def _reads(self, name: str) -> bool:
         return name in values.loaded_buffers(self.kernel.body)
@@ -201,7 +207,9 @@ class _Emitter(values.Builder):
             size *= n
         self.stack += size * buffer.dtype.bytes
         if self.stack > MAX_STACK_BYTES:
-            raise IRError(f"{self.kernel.name}: scratch {buffer.name} needs {self.stack} bytes of stack")
+            raise IRError(
+                f"{self.kernel.name}: scratch {buffer.name} needs {self.stack} bytes of stack"
+            )
         ptr = self.fresh(buffer.name)
         kind = memory_type(buffer.dtype)
         self.entry.append(f"  {ptr} = alloca [{size} x {kind}], align 64")
@@ -442,7 +450,9 @@ class _Emitter(values.Builder):
             partial = vec.active < vec.lanes
             if partial and slot.buffer.space == "register" and self.unmasked(slot, index):
                 # Blend with what is there: SROA sees through this, not through a masked store.
-                value = self.blend(self.load_vector(ptr, value.dtype, vec.lanes, None), value, vec.active)
+                value = self.blend(
+                    self.load_vector(ptr, value.dtype, vec.lanes, None), value, vec.active
+                )
                 partial = False
             self.store_vector(ptr, value, vec.active if partial else None)
             return

@@ -127,7 +127,15 @@ _INTRINSIC = {
     "trunc": "trunc", "exp": "exp", "log": "log", "sin": "sin", "cos": "cos",
 }  # fmt: skip
 _FLOAT_OP = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "mod": "frem"}
-_INT_OP = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor", "shl": "shl"}
+_INT_OP = {
+    "add": "add",
+    "sub": "sub",
+    "mul": "mul",
+    "and": "and",
+    "or": "or",
+    "xor": "xor",
+    "shl": "shl",
+}
 _FCMP = {"lt": "olt", "le": "ole", "eq": "oeq", "ne": "une", "gt": "ogt", "ge": "oge"}
 
 
@@ -182,9 +190,7 @@ class Builder:
         if not v.ssa.startswith("%"):
             return Value(f"splat ({v.type} {v.ssa})", v.dtype, lanes)
         one = self.op(f"insertelement {wide} poison, {v.type} {v.ssa}, i32 0")
-        out = self.op(
-            f"shufflevector {wide} {one}, {wide} poison, <{lanes} x i32> zeroinitializer"
-        )
+        out = self.op(f"shufflevector {wide} {one}, {wide} poison, <{lanes} x i32> zeroinitializer")
         return Value(out, v.dtype, lanes)
 
     def align(self, *vs: Value) -> tuple[Value, ...]:
@@ -211,12 +217,16 @@ class Builder:
         """The first `active` lanes of `new`, the rest of `old`."""
         picks = ", ".join(f"i32 {i + (new.lanes if i < active else 0)}" for i in range(new.lanes))
         pair = f"{old.type} {old.ssa}, {new.type} {new.ssa}"
-        return Value(self.op(f"shufflevector {pair}, <{new.lanes} x i32> <{picks}>"), new.dtype, new.lanes)
+        return Value(
+            self.op(f"shufflevector {pair}, <{new.lanes} x i32> <{picks}>"), new.dtype, new.lanes
+        )
 
     # ---- memory
 
     def _mask(self, lanes: int, active: int) -> str:
-        return "<" + ", ".join(f"i1 {'true' if i < active else 'false'}" for i in range(lanes)) + ">"
+        return (
+            "<" + ", ".join(f"i1 {'true' if i < active else 'false'}" for i in range(lanes)) + ">"
+        )
 
     def load_vector(self, ptr: str, dtype: DType, lanes: int, active: int | None) -> Value:
         """Load `lanes` elements, or only the first `active` of them."""
@@ -342,7 +352,9 @@ class Builder:
         if _is_literal(b):
             a, b = b, a
         cond = Value(
-            self.op(f"fcmp {'olt' if op == 'min' else 'ogt'} {a.type} {a.ssa}, {b.ssa}"), BOOL, a.lanes
+            self.op(f"fcmp {'olt' if op == 'min' else 'ogt'} {a.type} {a.ssa}, {b.ssa}"),
+            BOOL,
+            a.lanes,
         )
         out = self.select(cond, a, b)
         if _is_literal(a):

@@ -53,7 +53,9 @@ class Reader:
     def broadcast(self, index: Sequence[Ix]) -> Expr:
         """The element that NumPy broadcasting pairs with output element `index`."""
         tail = index[len(index) - len(self.shape) :]
-        return self.read(tuple(Ix(0) if n == 1 else i for n, i in zip(self.shape, tail, strict=True)))
+        return self.read(
+            tuple(Ix(0) if n == 1 else i for n, i in zip(self.shape, tail, strict=True))
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,9 @@ class _Machine:
             case Binary(op, a, b):
                 return binary(op, self.eval(a, env, refs), self.eval(b, env, refs), a.dtype)
             case Fma(a, b, c):
-                return fma(self.eval(a, env, refs), self.eval(b, env, refs), self.eval(c, env, refs))
+                return fma(
+                    self.eval(a, env, refs), self.eval(b, env, refs), self.eval(c, env, refs)
+                )
             case Select(cond, a, b):
                 return self.eval(a if self.eval(cond, env, refs) else b, env, refs)
             case Cast(a, dtype):

@@ -225,8 +225,10 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
                 size = simplify(extent, ranges)
                 if size.is_const and size.const <= 0:
                     continue
-                if size.is_const and size.const == 1 and not any(
-                    isinstance(b, Alloc | Let) for b in body
+                if (
+                    size.is_const
+                    and size.const == 1
+                    and not any(isinstance(b, Alloc | Let) for b in body)
                 ):
                     out.extend(simplify_block(substitute_block(body, {var: Ix(0)}), ranges))
                     continue

@@ -52,7 +52,9 @@ def to_text(kernel: Kernel) -> str:
 def buffer_text(b: Buffer) -> str:
     """Type of a buffer; strides only where they are not dense."""
     shape = ", ".join(map(str, b.shape))
-    strides = "" if b.strides == dense_strides(b.shape) else "{" + ", ".join(map(str, b.strides)) + "}"
+    strides = (
+        "" if b.strides == dense_strides(b.shape) else "{" + ", ".join(map(str, b.strides)) + "}"
+    )
     space = "" if b.space in ("global", "const") else f" in {b.space}"
     return f"{b.dtype}[{shape}]{strides}{space}"
 

@@ -59,7 +59,9 @@ def carried(body: Block, var: str, injective_only: bool = False) -> str | None:
             stored.setdefault(buffer, set()).add(index)
     for buffer, index, is_store in accesses(body):
         if not is_store and buffer in stored and index not in stored[buffer]:
-            return f"`{buffer}` is read at {list(map(str, index))} and written elsewhere in the loop"
+            return (
+                f"`{buffer}` is read at {list(map(str, index))} and written elsewhere in the loop"
+            )
     return None
 
 
@@ -77,7 +79,9 @@ def reordering(body: Block, before: Sequence[str], after: Sequence[str]) -> str 
         fixed_before = [v for v in before if v not in moving]
         fixed_after = [v for v in after if v not in moving]
         if fixed_before != fixed_after:
-            return f"the order of updates of `{buffer}` would change ({fixed_before} -> {fixed_after})"
+            return (
+                f"the order of updates of `{buffer}` would change ({fixed_before} -> {fixed_after})"
+            )
         for other, at, store in accesses(body):
             if other == buffer and not store and at != index:
                 return f"`{buffer}` is read at {list(map(str, at))} and written at {list(map(str, index))}"

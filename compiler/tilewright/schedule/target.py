@@ -60,7 +60,9 @@ def _table(name: str) -> dict[str, Any]:
 def target_names() -> tuple[str, ...]:
     """Names of all target files, sorted."""
     root = resources.files("tilewright.targets")
-    return tuple(sorted(p.name[: -len(".toml")] for p in root.iterdir() if p.name.endswith(".toml")))
+    return tuple(
+        sorted(p.name[: -len(".toml")] for p in root.iterdir() if p.name.endswith(".toml"))
+    )
 
 
 def target_from_table(name: str, table: Mapping[str, Any]) -> Target:

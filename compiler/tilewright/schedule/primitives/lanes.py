@@ -65,7 +65,9 @@ def _lanes(loop: For, acc: str, width: int) -> tuple[Stmt, ...]:
         return Store(part, (ix(lane),), s.value) if isinstance(s, Store) and s.buffer == acc else s
 
     body = map_block(loop.body, expr=lambda e: map_loads(e, load), stmt=store)
-    reason = carried(tuple(s for s in body if not (isinstance(s, Store) and s.buffer == part)), loop.var)
+    reason = carried(
+        tuple(s for s in body if not (isinstance(s, Store) and s.buffer == part)), loop.var
+    )
     if reason and any(isinstance(s, Store) and s.buffer != part for s in body):
         raise ScheduleError(reason)
     n = loop.extent.const
@@ -131,5 +133,9 @@ def _identity(op: BinaryOp, dtype: DType) -> Const:
     if dtype.is_float:
         return Const(math.inf if op == "min" else -math.inf, dtype)
     signed = dtype.kind == "int"
-    lo, hi = (-(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1) if signed else (0, (1 << dtype.bits) - 1)
+    lo, hi = (
+        (-(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1)
+        if signed
+        else (0, (1 << dtype.bits) - 1)
+    )
     return Const(hi if op == "min" else lo, dtype)

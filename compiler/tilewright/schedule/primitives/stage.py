@@ -55,9 +55,7 @@ def _search(block: Block, names: list[str], ranges: Ranges) -> Block:
             inner = {**ranges, s.var: (0, (hi or 1) - 1)}
             out.append(replace(s, body=_search(s.body, names, inner)))
         elif isinstance(s, If):
-            out.append(
-                If(s.cond, _search(s.then, names, ranges), _search(s.orelse, names, ranges))
-            )
+            out.append(If(s.cond, _search(s.then, names, ranges), _search(s.orelse, names, ranges)))
         else:
             out.append(s)
     return tuple(out)
@@ -88,9 +86,7 @@ def _stage(outer: For, names: list[str], ranges: Ranges) -> list[Stmt]:
     names_of = {a.buffer.name for a in allocs}
     at = tuple(ix(f.var) for f in nest)
     out: list[Stmt] = [
-        Alloc(
-            dense(a.buffer.name, a.buffer.dtype, (*sizes, *a.buffer.shape), a.buffer.space)
-        )
+        Alloc(dense(a.buffer.name, a.buffer.dtype, (*sizes, *a.buffer.shape), a.buffer.space))
         for a in allocs
     ]
     for group in _groups(block):

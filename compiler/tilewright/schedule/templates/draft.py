@@ -1,0 +1,136 @@
+"""What all default schedules share: a trace under construction and questions about kernels.
+
+In: a kernel. Out: steps that were found legal, facts about loops and accesses.
+Invariant: `Draft.kernel` is always the kernel that `Draft.trace` makes of the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tilewright.core.index import Ix, coefficient, variables
+from tilewright.errors import ScheduleError
+from tilewright.loop.ir import Alloc, Buffer, Fma, For, Kernel, Load
+from tilewright.loop.rewrite import accesses, expressions, loops, walk
+from tilewright.schedule.trace import Step, Trace, apply, step
+
+#: Below this many operations a second thread does not pay: waking it costs as much as the work.
+MIN_PARALLEL_WORK = 1 << 16
+
+
+class Draft:
+    """A trace under construction together with the kernel it has produced so far."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.steps: list[Step] = []
+
+    def do(self, primitive: str, *args: object) -> None:
+        """Apply a step; raises `ScheduleError` if it is refused."""
+        s = step(primitive, *args)
+        self.kernel = apply(self.kernel, (s,))
+        self.steps.append(s)
+
+    def try_(self, primitive: str, *args: object) -> bool:
+        """Apply a step if it is legal."""
+        try:
+            self.do(primitive, *args)
+        except ScheduleError:
+            return False
+        return True
+
+    def extent(self, var: str) -> int:
+        """Constant extent of loop `var`; 1 if the loop does not exist."""
+        f = loops(self.kernel.body).get(var)
+        return f.extent.const if f is not None and f.extent.is_const else 1
+
+    def has(self, var: str) -> bool:
+        return var in loops(self.kernel.body)
+
+    @property
+    def trace(self) -> Trace:
+        return tuple(self.steps)
+
+
+def parallelize_outer(d: Draft, work: int) -> None:
+    """Run an outer loop on threads where there is enough work: the first one with enough iterations
+    to balance, else the longest."""
+    if work < MIN_PARALLEL_WORK or len(d.kernel.body) != 1 or not isinstance(d.kernel.body[0], For):
+        return
+    nest: list[For] = [d.kernel.body[0]]
+    while len(nest[-1].body) == 1 and isinstance(nest[-1].body[0], For):
+        nest.append(nest[-1].body[0])
+    free = [f for f in nest if f.kind == "serial" and f.extent.is_const and f.extent.const > 1]
+    if not free:
+        return
+    pick = next((f for f in free if f.extent.const >= 8), max(free, key=lambda f: f.extent.const))
+    if pick is not nest[0]:
+        before = [f.var for f in nest[: nest.index(pick)]]
+        if not d.try_("reorder", [pick.var, *before]):
+            pick = nest[0]
+    d.try_("parallelize", pick.var)
+
+
+def vectorize_pass(d: Draft, var: str, width: int) -> None:
+    n = d.extent(var)
+    if n <= 1:
+        return
+    if n <= width:
+        d.try_("vectorize", var)
+        return
+    saved = (d.kernel, list(d.steps))
+    if not (d.try_("split", var, width, f"{var}o", f"{var}l") and d.try_("vectorize", f"{var}l")):
+        d.kernel, d.steps = saved
+
+
+def volume(kernel: Kernel) -> int:
+    total = 1
+    for f in loops(kernel.body).values():
+        total *= f.extent.const if f.extent.is_const else 1
+    return total
+
+
+def scalars(kernel: Kernel) -> set[str]:
+    return {s.buffer.name for s in walk(kernel.body) if isinstance(s, Alloc) and not s.buffer.shape}
+
+
+def buffers(kernel: Kernel) -> dict[str, Buffer]:
+    out = {p.buffer.name: p.buffer for p in kernel.params}
+    out.update({s.buffer.name: s.buffer for s in walk(kernel.body) if isinstance(s, Alloc)})
+    return out
+
+
+def stride(buffer: Buffer, index: tuple[Ix, ...], var: str) -> int | None:
+    """Elements between consecutive iterations of `var`; None if not linear."""
+    offset = Ix(0)
+    for i, s in zip(index, buffer.strides, strict=True):
+        offset = offset + i * s
+    return coefficient(offset, var)
+
+
+def contiguous(kernel: Kernel, var: str) -> bool:
+    """Whether all memory accesses inside loop `var` move by 0 or 1 element with it."""
+    f = loops(kernel.body)[var]
+    known = buffers(kernel)
+    return all(stride(known[b], index, var) in (0, 1) for b, index, _ in accesses(f.body))
+
+
+def weights_of(kernel: Kernel, cols: str, sums: Sequence[str]) -> tuple[str, int, list[int]] | None:
+    """The constant operand that varies with `cols`: (buffer, its dim along cols, other dims).
+
+    The other dims come in the order of the reduction loops that index them, outermost first, after
+    those that no reduction loop touches.
+    """
+    constants = {p.buffer.name: p.buffer for p in kernel.params if p.role == "const"}
+    for e in expressions(kernel.body):
+        if not isinstance(e, Fma) or not isinstance(e.b, Load) or e.b.buffer not in constants:
+            continue
+        along = [d for d, i in enumerate(e.b.index) if cols in variables(i)]
+        if len(along) != 1:
+            return None
+        rank: dict[int, int] = {}
+        for d, i in enumerate(e.b.index):
+            rank[d] = max((sums.index(v) + 1 for v in variables(i) if v in sums), default=0)
+        rest = sorted((d for d in rank if d != along[0]), key=lambda d: (rank[d], d))
+        return e.b.buffer, along[0], rest
+    return None

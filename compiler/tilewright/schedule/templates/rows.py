@@ -1,0 +1,122 @@
+"""Reductions: along contiguous rows with partial sums per lane, or down columns with one sum per lane.
+
+In: an unscheduled kernel. Out: a trace; what cannot be vectorised stays serial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tilewright.loop.ir import For, Kernel, Store
+from tilewright.loop.rewrite import accesses, loads, loops, walk
+from tilewright.schedule.target import Target
+from tilewright.schedule.templates.draft import (
+    Draft,
+    buffers,
+    contiguous,
+    parallelize_outer,
+    scalars,
+    stride,
+    vectorize_pass,
+    volume,
+)
+from tilewright.schedule.trace import Trace
+
+
+def reduction(kernel: Kernel, target: Target) -> Trace:
+    """Reductions with kept loops o0.. and reduced loops r0..: along rows or down columns."""
+    names = list(loops(kernel.body))
+    kept = [v for v in names if v.startswith("o")]
+    sums = [v for v in names if v.startswith("r")]
+    known = buffers(kernel)
+    inputs = [
+        (b, i) for b, i, store in accesses(kernel.body) if not store and known[b].space == "global"
+    ]
+    for v in kept:
+        if all(stride(known[b], i, v) in (0, 1) for b, i in inputs) and any(
+            stride(known[b], i, v) == 1 for b, i in inputs
+        ):
+            return column_reduction(kernel, target, v, sums)
+    unit = next((v for v in sums if any(stride(known[b], i, v) == 1 for b, i in inputs)), None)
+    d = Draft(kernel)
+    if unit is not None and unit != sums[-1]:
+        d.try_("reorder", [*[v for v in sums if v != unit], unit])
+    return (*d.trace, *row_reduction(d.kernel, target))
+
+
+def accumulators(kernel: Kernel) -> dict[str, str]:
+    """Scalar scratch -> the innermost loop that updates it."""
+    names = scalars(kernel)
+    found: dict[str, str] = {}
+    for s in walk(kernel.body):
+        if not isinstance(s, For) or any(isinstance(b, For) for b in s.body):
+            continue
+        for b in s.body:
+            if isinstance(b, Store) and b.buffer in names:
+                reads = {x.buffer for x in loads(b.value)}
+                if b.buffer in reads:
+                    found.setdefault(f"{b.buffer}@{s.var}", s.var)
+    return found
+
+
+def row_reduction(kernel: Kernel, target: Target) -> Trace:
+    """Reductions along the innermost dim and passes over rows: vectors along the row.
+
+    Every innermost loop is either a reduction into a scalar (gets lanes) or an elementwise pass
+    (is split and vectorised). What cannot be vectorised stays serial.
+    """
+    d = Draft(kernel)
+    width = target.lanes(4)
+    for key, var in accumulators(kernel).items():
+        acc = key.split("@")[0]
+        n = d.extent(var)
+        if n < 4 or not contiguous(d.kernel, var):
+            continue
+        d.try_("lanes", acc, var, _lane_count(n, width))
+    for var, f in list(loops(d.kernel.body).items()):
+        if f.kind != "serial" or any(isinstance(s, For) for s in f.body) or not f.extent.is_const:
+            continue
+        if any(isinstance(s, Store) and s.buffer in scalars(d.kernel) for s in f.body):
+            continue
+        vectorize_pass(d, var, width)
+    parallelize_outer(d, volume(kernel))
+    return d.trace
+
+
+def _lane_count(n: int, width: int) -> int:
+    """Partial sums for a row of n: several vectors hide the latency where the row is long."""
+    for k in (4, 2, 1):
+        if n >= 2 * k * width or k == 1:
+            return min(k * width, 1 << (n.bit_length() - 1))
+    return width
+
+
+def column_reduction(kernel: Kernel, target: Target, cols: str, sums: Sequence[str]) -> Trace:
+    """Reductions along outer dims: vectors along the contiguous kept loop `cols`."""
+    d = Draft(kernel)
+    width = target.lanes(4)
+    n = d.extent(cols)
+    block = min(4, max(1, n // width))
+    lanes, inner = cols, []
+    outer: list[str] = []
+    if n > width:
+        if block > 1:
+            d.do("split", cols, width * block, f"{cols}o", f"{cols}t")
+            d.do("split", f"{cols}t", width, f"{cols}v", f"{cols}l")
+            inner, outer = [f"{cols}v"], [f"{cols}o"] if d.has(f"{cols}o") else []
+            inner = inner if d.has(f"{cols}v") else []
+        else:
+            d.do("split", cols, width, f"{cols}o", f"{cols}l")
+            outer = [f"{cols}o"]
+        lanes = f"{cols}l"
+    nest = [*inner, lanes]
+    kept = [v for v in loops(d.kernel.body) if v not in {*nest, *outer, *sums}]
+    d.do("reorder", [*kept, *outer, *nest])
+    d.do("stage", nest)
+    present = [v for v in sums if d.has(v)]
+    d.do("reorder", [*present, *nest])
+    for v in inner:
+        d.do("unroll", v)
+    d.do("vectorize", lanes)
+    parallelize_outer(d, volume(kernel))
+    return d.trace

@@ -1,0 +1,95 @@
+"""Register tiles by an analytic cost model.
+
+In: the extents of a product and a `Target`. Out: tile sizes.
+The model charges a tile for its multiply-adds, its loads and their latency, whichever is largest, and
+for writing it out; remainders are charged what they cost, so odd extents choose odd tiles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tilewright.schedule.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A register tile: `rows` x `vectors` accumulators; `cost` in cycles for the whole problem."""
+
+    rows: int
+    vectors: int
+    cost: float
+
+
+def _tile_cycles(rows: int, vectors: int, depth: int, target: Target) -> float:
+    """Cycles of one tile: `depth` steps of rows*vectors FMAs, plus writing the tile out."""
+    fmas = rows * vectors / target.fma_per_cycle
+    reads = (rows + vectors) / target.loads_per_cycle
+    # Loads never overlap perfectly with arithmetic: charge a share of them on top.
+    step = max(fmas, reads, target.fma_latency) + 0.1 * reads
+    return depth * step + 2.0 * rows * vectors + 8.0
+
+
+def register_tile(rows: int, cols: int, depth: int, target: Target, element_bytes: int = 4) -> Tile:
+    """The tile with the least modelled time for a rows x cols x depth product.
+
+    Accumulators, one row of B and one broadcast of A must fit the registers, so
+    rows*vectors + vectors + 1 <= registers. Remainders are charged what they cost.
+    """
+    width = target.lanes(element_bytes)
+    n_vectors = math.ceil(cols / width)
+    best: Tile | None = None
+    for vectors in range(1, min(n_vectors, 8) + 1):
+        most = (target.registers - 1 - vectors) // vectors
+        for r in range(1, min(max(most, 1), max(rows, 1)) + 1):
+            cost = 0.0
+            for count_r, size_r in pieces(rows, r):
+                for count_v, size_v in pieces(n_vectors, vectors):
+                    cost += count_r * count_v * _tile_cycles(size_r, size_v, depth, target)
+            tile = Tile(r, vectors, cost)
+            if best is None or cost < best.cost * 0.999 or (cost <= best.cost and r > best.rows):
+                best = tile
+    assert best is not None
+    return best
+
+
+def pieces(n: int, size: int) -> Iterator[tuple[int, int]]:
+    """n in pieces of `size`: (count, size) of the full ones and of the remainder."""
+    if n // size:
+        yield n // size, size
+    if n % size:
+        yield 1, n % size
+
+
+def spatial_tile(height: int, width: int, rows: int) -> tuple[int, int]:
+    """Shape (th, tw) of about `rows` pixels that wastes least on a height x width map."""
+    best, best_waste = (1, min(width, rows)), math.inf
+    for tw in range(1, min(width, rows) + 1):
+        for th in range(1, min(height, rows // tw) + 1):
+            tiles = math.ceil(width / tw) * math.ceil(height / th)
+            waste = tiles * (rows + 2) - 0.001 * tw
+            if waste < best_waste:
+                best, best_waste = (th, tw), waste
+    return best
+
+
+def map_tile(extents: list[int], n: int, depth: int, target: Target, tile: Tile) -> Tile:
+    """Choose the number of vectors again for the pixels a tile of this map really has."""
+    width = target.lanes(4)
+    n_vectors = math.ceil(n / width)
+    best, best_cost = tile, math.inf
+    for vectors in range(1, min(n_vectors, 8) + 1):
+        most = (target.registers - 1 - vectors) // vectors
+        if most < 1:
+            continue
+        th, tw = spatial_tile(extents[0], extents[1], most)
+        cost = 0.0
+        for ch, sh in pieces(extents[0], th):
+            for cw, sw in pieces(extents[1], tw):
+                for cv, sv in pieces(n_vectors, vectors):
+                    cost += ch * cw * cv * _tile_cycles(sh * sw, sv, depth, target)
+        if cost < best_cost * 0.999:
+            best, best_cost = Tile(most, vectors, cost), cost
+    return best
