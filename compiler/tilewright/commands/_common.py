@@ -43,9 +43,14 @@ def parse_shapes(items: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
     return out
 
 
+def escape(text: str) -> str:
+    """Text whose brackets are no markup."""
+    return text.replace("[", r"\[")
+
+
 def notice(message: str) -> None:
     """A remark for the user that is not an error."""
-    errors_console.print(f"[yellow]note:[/yellow] {message.replace('[', chr(92) + '[')}", soft_wrap=True)
+    errors_console.print(f"[yellow]note:[/yellow] {escape(message)}", soft_wrap=True)
 
 
 @contextmanager
