@@ -16,10 +16,10 @@ from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.loop.builder import KernelBuilder, add, const, div, maximum, mul, sub, unary
-from tilewright.loop.ir import Kernel, Load
+from tilewright.loop.ir import Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates import row_reduction
+from tilewright.schedule.templates import passes
 from tilewright.schedule.trace import Trace
 
 
@@ -76,16 +76,15 @@ def _lower(log: bool) -> Callable[[KernelBuilder, Attrs], None]:
                 value = k.let("value", unary("exp", shifted))
                 k.set(row, shifted if log else value, j)
                 k.set(total, add(total(), value))
-            scale: Load = total()
-            last = k.let("last", unary("log", scale) if log else div(const(1.0, dtype), scale))
+            k.set(total, unary("log", total()) if log else div(const(1.0, dtype), total()))
             with k.loop("s", n) as j:
-                k.emit(at(j), sub(row(j), last) if log else mul(row(j), last))
+                k.emit(at(j), sub(row(j), total()) if log else mul(row(j), total()))
 
     return lower
 
 
 def _schedule(kernel: Kernel, target: Target) -> Trace:
-    return row_reduction(kernel, target)
+    return passes(kernel, target)
 
 
 def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:

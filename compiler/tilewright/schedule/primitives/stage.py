@@ -8,7 +8,7 @@
     for i: for j: C[i, j] = t[i, j]
 
 Hoists all scratch of the innermost block out of the given loops (perfectly nested, outermost first),
-one dim per loop, and distributes the loops over the block: each inner loop and each run of plain
+one more innermost dim per loop, and distributes the loops over the block: each inner loop and each run of plain
 statements gets its own copy of the nest.
 Legal iff the iterations of the given loops are independent and no `let` is used across the cut.
 """
@@ -86,7 +86,7 @@ def _stage(outer: For, names: list[str], ranges: Ranges) -> list[Stmt]:
     names_of = {a.buffer.name for a in allocs}
     at = tuple(ix(f.var) for f in nest)
     out: list[Stmt] = [
-        Alloc(dense(a.buffer.name, a.buffer.dtype, (*sizes, *a.buffer.shape), a.buffer.space))
+        Alloc(dense(a.buffer.name, a.buffer.dtype, (*a.buffer.shape, *sizes), a.buffer.space))
         for a in allocs
     ]
     for group in _groups(block):
@@ -131,11 +131,11 @@ def _references(block: Block) -> set[str]:
 
 def _expand(block: Block, names: set[str], at: tuple[Ix, ...]) -> Block:
     def load(e: Load) -> Expr:
-        return Load(e.buffer, (*at, *e.index), e.dtype) if e.buffer in names else e
+        return Load(e.buffer, (*e.index, *at), e.dtype) if e.buffer in names else e
 
     def store(s: Stmt) -> Stmt:
         if isinstance(s, Store) and s.buffer in names:
-            return Store(s.buffer, (*at, *s.index), s.value)
+            return Store(s.buffer, (*s.index, *at), s.value)
         return s
 
     return map_block(block, expr=lambda e: map_loads(e, load), stmt=store)

@@ -7,7 +7,7 @@ target file and the kernel's own extents; a default is always legal, whatever th
 from tilewright.schedule.templates.channelwise import channelwise, depthwise
 from tilewright.schedule.templates.contraction import contraction, convolution, phases, product
 from tilewright.schedule.templates.injective import injective
-from tilewright.schedule.templates.rows import column_reduction, reduction, row_reduction
+from tilewright.schedule.templates.rows import column_reduction, passes, reduction, row_reduction
 
 __all__ = [
     "channelwise",
@@ -16,6 +16,7 @@ __all__ = [
     "convolution",
     "depthwise",
     "injective",
+    "passes",
     "phases",
     "product",
     "reduction",

@@ -6,8 +6,9 @@ In: an unscheduled kernel. Out: a trace; what cannot be vectorised stays serial.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
-from tilewright.loop.ir import For, Kernel, Store
+from tilewright.loop.ir import Alloc, For, Kernel, Store
 from tilewright.loop.rewrite import accesses, loads, loops, walk
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.draft import (
@@ -118,5 +119,40 @@ def column_reduction(kernel: Kernel, target: Target, cols: str, sums: Sequence[s
     for v in inner:
         d.do("unroll", v)
     d.do("vectorize", lanes)
+    parallelize_outer(d, volume(kernel))
+    return d.trace
+
+
+#: Scratch of a kernel that keeps one row per lane may take this much of a device's stack.
+MAX_COLUMN_SCRATCH = 1 << 17
+
+
+def passes(kernel: Kernel, target: Target) -> Trace:
+    """Several passes over a row (softmax): vectors along it where it is contiguous, else one row per
+    lane, so that the passes run down columns of vectors."""
+    outer: list[str] = []
+    block = kernel.body
+    while len(block) == 1 and isinstance(block[0], For):
+        outer.append(block[0].var)
+        block = block[0].body
+    inner = list(loops(block))
+    known = buffers(kernel)
+    memory = [(b, i) for b, i, _ in accesses(kernel.body) if known[b].space == "global"]
+    width = target.lanes(4)
+    scratch = sum(prod(s.buffer.shape) * s.buffer.dtype.bytes for s in block if isinstance(s, Alloc))
+    cols = next((v for v in outer if any(stride(known[b], i, v) == 1 for b, i in memory)), None)
+    along = all(contiguous(kernel, v) for v in inner)
+    if cols is None or along or scratch * width > MAX_COLUMN_SCRATCH:
+        return row_reduction(kernel, target)
+    d = Draft(kernel)
+    lane, order = cols, [v for v in outer if v != cols]
+    if d.extent(cols) > width:
+        d.do("split", cols, width, f"{cols}o", f"{cols}l")
+        lane, order = f"{cols}l", [*order, f"{cols}o"]
+    d.do("reorder", [*order, lane])
+    d.do("stage", [lane])
+    for v in inner:
+        d.do("reorder", [v, lane])
+    d.do("vectorize", lane)
     parallelize_outer(d, volume(kernel))
     return d.trace
