@@ -22,21 +22,17 @@ def fold_batch_norm(graph: Graph) -> Graph:
     g = graph.clone()
     consumers = g.consumers()
     made: dict[str, Node] = {}
-    same: dict[str, str] = {}
     kept: list[Node] = []
-    for old in g.nodes:
-        node = old.with_(inputs=tuple(same.get(i, i) for i in old.inputs))
+    for node in g.nodes:
         scaling = _scaling(g, node)
         if scaling is not None:
             source, factor, shift = scaling
             producer = made.get(source)
             alone = len(consumers.get(source, [])) == 1 and source not in g.outputs
             if producer is not None and alone and _foldable(g, producer):
-                folded = _fold(g, producer, factor, shift)
+                folded = _fold(g, producer, factor, shift).with_(outputs=node.outputs)
                 kept[kept.index(producer)] = folded
-                made[source] = folded
-                same[node.outputs[0]] = source
-                consumers[source] = consumers.get(node.outputs[0], [])
+                made[node.outputs[0]] = folded
                 continue
             if node.op == "batch_norm":
                 kept += _spelled_out(g, node, source, factor, shift)
@@ -44,7 +40,6 @@ def fold_batch_norm(graph: Graph) -> Graph:
         kept.append(node)
         made.update((o, node) for o in node.outputs)
     g.nodes = kept
-    g.outputs = [same.get(o, o) for o in g.outputs]
     g.drop_unused()
     return g
 

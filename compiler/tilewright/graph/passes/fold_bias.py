@@ -13,10 +13,8 @@ def fold_bias(graph: Graph) -> Graph:
     g = graph.clone()
     consumers = g.consumers()
     made: dict[str, Node] = {}
-    same: dict[str, str] = {}
     kept: list[Node] = []
-    for old in g.nodes:
-        node = old.with_(inputs=tuple(same.get(i, i) for i in old.inputs))
+    for node in g.nodes:
         if node.op == "add":
             for x, c in (node.inputs, node.inputs[::-1]):
                 producer = made.get(x)
@@ -34,11 +32,10 @@ def fold_bias(graph: Graph) -> Graph:
                 )
                 if fits and producer is not None and bias is not None:
                     flat = g.add_constant(f"{c}.bias", bias.reshape(-1))
-                    merged = producer.with_(inputs=(*producer.inputs, flat))
+                    inputs = (*producer.inputs, flat)
+                    merged = producer.with_(inputs=inputs, outputs=node.outputs)
                     kept[kept.index(producer)] = merged
-                    made[x] = merged
-                    same[node.outputs[0]] = x
-                    consumers[x] = consumers.get(node.outputs[0], [])
+                    made[node.outputs[0]] = merged
                     break
             else:
                 kept.append(node)
@@ -47,6 +44,5 @@ def fold_bias(graph: Graph) -> Graph:
         kept.append(node)
         made.update((o, node) for o in node.outputs)
     g.nodes = kept
-    g.outputs = [same.get(o, o) for o in g.outputs]
     g.drop_unused()
     return g
