@@ -132,7 +132,9 @@ def tvm(path: Path, names: Sequence[str], inputs: Sequence[Array], threads: int)
     os.environ["TVM_NUM_THREADS"] = str(threads)
     shapes = {n: list(a.shape) for n, a in zip(names, inputs, strict=True)}
     with _quiet():
-        module = frontend.from_onnx(onnx.load(str(path)), shape_dict=shapes, keep_params_in_input=False)
+        module = frontend.from_onnx(
+            onnx.load(str(path)), shape_dict=shapes, keep_params_in_input=False
+        )
         target = tvm_.target.Target({"kind": "llvm", "mcpu": "native"})
         built = tvm_.relax.build(tvm_.relax.get_pipeline("zero")(module), target=target)
     machine = tvm_.relax.VirtualMachine(built, tvm_.cpu())

@@ -1,15 +1,21 @@
-"""Compare a compiled model with a reference: outputs and every value that lies in memory.
+"""Compare a compiled model with a reference: outputs, and every layer on its own.
 
 In: a model file, the compiled model, inputs. Out: a `Report`.
-ONNX Runtime is the reference where it is installed. Our interpreter, which accumulates in float64, is
-the arbiter: it says who is off where the two disagree. Layers are compared on equal inputs: before a
-step runs, the values it reads are those of the native run, so an error shows where it is made.
+ONNX Runtime is the reference where it is installed, with the model's inner values made visible. Our
+interpreter, which accumulates in float64, explains a difference by saying who is off; it never
+excuses one, because it shares importer and operator definitions with what it would excuse.
+Every step that leaves a value in memory is judged twice, right after it ran:
+- locally: its nodes are recomputed in float64 from the values it really read, so an error in
+  generated code shows in the step that makes it and nowhere else;
+- against the reference's value of the same name, so an error of importer or graph passes shows where
+  it enters.
+Invariant: the first step that departs in either way is named; nothing is judged by the outputs alone.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,15 +23,20 @@ from typing import Any
 import numpy as np
 
 from tilewright.api import CompiledModel
+from tilewright.frontend.expose import expose
 from tilewright.graph import interp
 from tilewright.graph.ir import Array, Graph, Node
+from tilewright.program import Step
 from tilewright.registry import operator
 from tilewright.session import Session
+
+#: Inputs by name -> outputs in order, inner values by name.
+Reference = Callable[[Mapping[str, Array]], tuple[list[Array], dict[str, Array]]]
 
 
 @dataclass(frozen=True, slots=True)
 class OutputReport:
-    """Error of one output, relative to its largest magnitude."""
+    """Error of one output, relative to its largest magnitude; float64's view of both explains it."""
 
     name: str
     magnitude: float
@@ -37,12 +48,14 @@ class OutputReport:
 
 @dataclass(slots=True)
 class Report:
-    """What a verification found."""
+    """What a verification found. `layers` were recomputed, `shared` compared with the reference."""
 
     reference: str
     outputs: list[OutputReport] = field(default_factory=list[OutputReport])
     layers: int = 0
     worst_layer: float = 0.0
+    shared: int = 0
+    worst_shared: float = 0.0
     first_departure: str = ""
 
     @property
@@ -50,29 +63,71 @@ class Report:
         return all(o.ok for o in self.outputs) and not self.first_departure
 
 
-def verify_model(
-    path: Path, compiled: CompiledModel, inputs: Sequence[Array], tolerance: float
-) -> Report:
-    """Run everything and compare; outputs must agree within `tolerance` of their largest magnitude."""
-    program = compiled.program
-    ours = compiled(*inputs)
-    named = dict(zip((t.name for t in program.inputs), inputs, strict=True))
-    values = interp.run(program.graph, named)
-    exact = [values[n] for n in program.graph.outputs]
-    theirs, reference = _onnxruntime(path, named), "ONNX Runtime"
-    if theirs is None:
-        theirs, reference = exact, "the NumPy interpreter"
-    report = Report(reference)
-    for t, a, b, e in zip(program.outputs, ours, theirs, exact, strict=True):
-        error = relative_error(a, b)
-        report.outputs.append(
-            OutputReport(
-                t.name, float(np.abs(b).max(initial=0)), error, relative_error(a, e),
-                relative_error(b, e), error <= tolerance,
-            )
-        )  # fmt: skip
-    _layers(compiled.session(), inputs, tolerance, report)
-    return report
+class Verifier:
+    """Verifies one compiled model on any number of inputs; the reference is prepared once."""
+
+    def __init__(self, source: Path | bytes, compiled: CompiledModel, tolerance: float) -> None:
+        self.compiled = compiled
+        self.program = compiled.program
+        self.tolerance = tolerance
+        inner = {o for s in self.program.steps for o in s.outputs}
+        self.reference, self.reference_name = onnxruntime_reference(source, inner), "ONNX Runtime"
+        if self.reference is None:
+            self.reference_name = "the NumPy interpreter (ONNX Runtime is not installed)"
+
+    def verify(self, inputs: Sequence[Array]) -> Report:
+        """Run everything and compare; outputs must agree within tolerance x largest magnitude."""
+        program = self.program
+        ours = self.compiled(*inputs)
+        named = dict(zip((t.name for t in program.inputs), inputs, strict=True))
+        values = interp.run(program.graph, named)
+        exact = [values[n] for n in program.graph.outputs]
+        theirs, inner = self.reference(named) if self.reference else (exact, dict[str, Array]())
+        report = Report(self.reference_name)
+        for t, a, b, e in zip(program.outputs, ours, theirs, exact, strict=True):
+            error = relative_error(a, b)
+            report.outputs.append(
+                OutputReport(
+                    t.name, float(np.abs(b).max(initial=0)), error, relative_error(a, e),
+                    relative_error(b, e), error <= self.tolerance,
+                )
+            )  # fmt: skip
+        self._layers(inputs, inner, report)
+        return report
+
+    def _layers(self, inputs: Sequence[Array], inner: Mapping[str, Array], report: Report) -> None:
+        """Run step by step and judge each value right after its step, before memory is reused."""
+        session = self.compiled.session()
+        session.set_inputs(inputs)
+        producers = self.program.graph.producers()
+        stored = {o for s in self.program.steps for o in s.outputs}
+        for i, step in enumerate(self.program.steps):
+            expected = {
+                o: _recompute(session, self.program.graph, producers, stored, o)
+                for o in step.outputs
+            }
+            session.run_step(i)
+            for name in step.outputs:
+                got = session.read(name)
+                local = relative_error(got, expected[name])
+                report.layers += 1
+                report.worst_layer = max(report.worst_layer, local)
+                if local > self.tolerance and not report.first_departure:
+                    report.first_departure = _where(
+                        i, step, local, "what its nodes give in float64"
+                    )
+                if name in inner and inner[name].shape == got.shape:
+                    error = relative_error(got, inner[name])
+                    report.shared += 1
+                    report.worst_shared = max(report.worst_shared, error)
+                    if error > self.tolerance and not report.first_departure:
+                        what = f"`{name}` in {self.reference_name}"
+                        report.first_departure = _where(i, step, error, what)
+
+
+def _where(i: int, step: Step, error: float, against: str) -> str:
+    nodes = ", ".join(f"`{n}`" for n in step.nodes)
+    return f"step {i}, {step.label} (nodes {nodes}): {error:.1e} off {against}"
 
 
 def relative_error(a: Array, b: Array) -> float:
@@ -87,63 +142,50 @@ def relative_error(a: Array, b: Array) -> float:
         if not np.array_equal(x[special], y[special], equal_nan=True):
             return float("inf")
         x, y = np.where(special, 0, x), np.where(special, 0, y)
+    if not np.isfinite(x).all():
+        return float("inf")
     scale = np.abs(y).max()
     return float(np.abs(x - y).max() / scale) if scale else float(np.abs(x).max() > 0)
 
 
-def _onnxruntime(path: Path, named: dict[str, Array]) -> list[Array] | None:
+def onnxruntime_reference(source: Path | bytes, inner: set[str]) -> Reference | None:
+    """Runs the model in ONNX Runtime, unoptimised; None where it is not installed."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
     ort: Any = importlib.import_module("onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(v) for v in session.run(None, named)]
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    shown = expose(source, inner)
+    session = ort.InferenceSession(shown.data, options, providers=["CPUExecutionProvider"])
+    names = [*shown.outputs, *shown.inner]
 
+    def run(inputs: Mapping[str, Array]) -> tuple[list[Array], dict[str, Array]]:
+        results = [np.asarray(v) for v in session.run(names, dict(inputs))]
+        count = len(shown.outputs)
+        return results[:count], dict(zip(names[count:], results[count:], strict=True))
 
-def _layers(session: Session, inputs: Sequence[Array], tolerance: float, report: Report) -> None:
-    """Run step by step; recompute each group in float64 from what it really read."""
-    program = session.program
-    graph = program.graph
-    session.set_inputs(inputs)
-    producers = graph.producers()
-    for i, step in enumerate(program.steps):
-        session.run_step(i)
-        if not step.outputs:
-            continue
-        expected = _recompute(session, graph, producers, step.outputs[0])
-        if expected is None:
-            continue
-        got = session.read(step.outputs[0])
-        error = relative_error(got, expected)
-        report.layers += 1
-        report.worst_layer = max(report.worst_layer, error)
-        if error > tolerance and not report.first_departure:
-            report.first_departure = (
-                f"step {i}: {step.label} (nodes {', '.join(step.nodes)}) differs by {error:.1e}"
-            )
+    return run
 
 
 def _recompute(
-    session: Session, graph: Graph, producers: dict[str, Node], name: str
-) -> Array | None:
-    """Value `name` from values in memory by reference functions; None if an operand is gone."""
-    stored = {o for s in session.program.steps for o in s.outputs}
+    session: Session, graph: Graph, producers: Mapping[str, Node], stored: set[str], name: str
+) -> Array:
+    """Value `name` by reference functions, from the values in memory that its step reads."""
     memo: dict[str, Array] = {}
 
-    def value(v: str, top: bool) -> Array:
-        if v in memo:
-            return memo[v]
+    def value(v: str) -> Array:
         if v in graph.constants:
             return graph.constants[v]
-        if v in graph.inputs or (v in stored and not top):
-            memo[v] = session.read(v)
-            return memo[v]
-        node = producers[v]
-        operands = [value(x, False) if x else None for x in node.inputs]
-        with np.errstate(all="ignore"):
-            results = operator(node.op).reference(operands, node.attrs)
-        memo.update(zip(node.outputs, results, strict=True))
+        if v not in memo:
+            if v in graph.inputs or (v in stored and v != name):
+                memo[v] = session.read(v)
+            else:
+                node = producers[v]
+                operands = [value(x) if x else None for x in node.inputs]
+                with np.errstate(all="ignore"):
+                    results = operator(node.op).reference(operands, node.attrs)
+                memo.update(zip(node.outputs, results, strict=True))
         return memo[v]
 
-    return value(name, True)
+    return value(name)

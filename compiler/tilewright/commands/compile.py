@@ -30,8 +30,12 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="directory for the artifact")],
     target: TargetName = "host",
     shape: ShapeList = None,
-    name: Annotated[str | None, typer.Option(help="C name of the model (default: the file's)")] = None,
-    dump_ir: Annotated[Path | None, typer.Option(help="directory for the text of every stage")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="C name of the model (default: the file's)")
+    ] = None,
+    dump_ir: Annotated[
+        Path | None, typer.Option(help="directory for the text of every stage")
+    ] = None,
 ) -> None:
     """Compile a model ahead of time: object, libraries, header, manifest, C example."""
     start = time.perf_counter()

@@ -35,7 +35,9 @@ def command(
     shape: ShapeList = None,
     input: Annotated[list[str] | None, typer.Option(help="name=file.npy; repeatable")] = None,
     random: Annotated[int, typer.Option(help="seed for inputs that are not given")] = 0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="directory for outputs as .npy")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="directory for outputs as .npy")
+    ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="time of every kernel")] = False,
     threads: Threads = 1,
     repeat: Annotated[int, typer.Option(min=1, help="runs to time")] = 10,
@@ -107,7 +109,9 @@ def _profile(compiled: api.CompiledModel, arrays: list[Array]) -> None:
     total = sum(times)
     table = Table(title="kernels by time, one thread", title_justify="left")
     for column in ("time", "share", "GFLOP/s", "GB/s", "roofline", "operators", "first node"):
-        table.add_column(column, justify="right" if column not in ("operators", "first node") else "left")
+        table.add_column(
+            column, justify="right" if column not in ("operators", "first node") else "left"
+        )
     for t, s in sorted(zip(times, steps, strict=True), key=lambda p: -p[0]):
         best = max(s.flops / roof.flops, s.bytes / roof.bandwidth)
         table.add_row(

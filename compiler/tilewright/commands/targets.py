@@ -16,7 +16,9 @@ from tilewright.schedule.target import load_target, target_names
 NAME = "targets"
 
 
-def command(name: Annotated[str | None, typer.Argument(help="show this target's fields")] = None) -> None:
+def command(
+    name: Annotated[str | None, typer.Argument(help="show this target's fields")] = None,
+) -> None:
     """List targets, or show one in full."""
     if name is not None:
         target = resolve_target(name)

@@ -8,12 +8,13 @@ import typer
 from rich.table import Table
 
 from tilewright import api
-from tilewright.bench.verify import Report, verify_model
+from tilewright.bench.verify import Report, Verifier
 from tilewright.commands._common import (
     ModelPath,
     ShapeList,
     TargetName,
     console,
+    escape,
     make_inputs,
     notice,
     parse_shapes,
@@ -29,21 +30,26 @@ def command(
     shape: ShapeList = None,
     random: Annotated[int, typer.Option(help="first seed for the inputs")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="number of random inputs")] = 3,
-    tolerance: Annotated[float, typer.Option(help="largest error, relative to the largest magnitude")] = 1e-4,
+    tolerance: Annotated[
+        float, typer.Option(help="largest error, relative to the largest magnitude")
+    ] = 1e-4,
 ) -> None:
     """Compare with ONNX Runtime (our NumPy interpreter where it is not installed); exit code 1 and
     the first layer that departs if they differ."""
     with progress() as report:
         compiled = api.compile(model, target, parse_shapes(shape), progress=report, notify=notice)
+    verifier = Verifier(model, compiled, tolerance)
     failed = False
     for seed in range(random, random + seeds):
         inputs = make_inputs(compiled.inputs, compiled.program.graph, seed)
-        result = verify_model(model, compiled, inputs, tolerance)
+        result = verifier.verify(inputs)
         _print(result, seed)
         failed |= not result.passed
     if failed:
         raise typer.Exit(1)
-    console.print(f"[green]{compiled.name}: verified[/green] on {seeds} inputs, tolerance {tolerance:g}")
+    console.print(
+        f"[green]{compiled.name}: verified[/green] on {seeds} inputs, tolerance {tolerance:g}"
+    )
 
 
 def _print(result: Report, seed: int) -> None:
@@ -52,8 +58,22 @@ def _print(result: Report, seed: int) -> None:
         table.add_column(column)
     for o in result.outputs:
         arbiter = f"ours {o.ours_vs_exact:.1e}, theirs {o.theirs_vs_exact:.1e}"
-        table.add_row(o.name, f"{o.magnitude:.4g}", f"{o.error:.1e}", arbiter, "yes" if o.ok else "[red]no[/red]")
+        table.add_row(
+            o.name,
+            f"{o.magnitude:.4g}",
+            f"{o.error:.1e}",
+            arbiter,
+            "yes" if o.ok else "[red]no[/red]",
+        )
     console.print(table)
-    console.print(f"layers: {result.layers} compared one by one, worst {result.worst_layer:.1e}")
+    console.print(
+        f"{result.layers} layers recomputed one by one in float64: worst {result.worst_layer:.1e}; "
+        f"{result.shared} of them compared with {result.reference}: worst {result.worst_shared:.1e}"
+        if result.shared
+        else f"{result.layers} layers recomputed one by one in float64: worst {result.worst_layer:.1e}",
+        soft_wrap=True,
+    )
     if result.first_departure:
-        console.print(f"[red]first layer that departs: {result.first_departure}[/red]")
+        console.print(
+            f"[red]first layer that departs:[/red] {escape(result.first_departure)}", soft_wrap=True
+        )
