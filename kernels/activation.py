@@ -89,7 +89,9 @@ def _positive(x: Expr) -> Expr:
 
 
 _TABLE: dict[str, _Activation] = {
-    "clip": _Activation(_clip, lambda x, a: np.clip(x, a["min"], a["max"]), "", {"min": -inf, "max": inf}),
+    "clip": _Activation(
+        _clip, lambda x, a: np.clip(x, a["min"], a["max"]), "", {"min": -inf, "max": inf}
+    ),
     "leaky_relu": _Activation(
         lambda x, a: select(binary("lt", x, _c(0.0, x)), mul(x, _c(a["alpha"], x)), x),
         lambda x, a: np.where(x < 0, a["alpha"] * x, x),
@@ -164,7 +166,9 @@ _TABLE: dict[str, _Activation] = {
             add(x, _c(a["bias"], x)),
             select(binary("gt", x, _c(a["lambd"], x)), sub(x, _c(a["bias"], x)), _c(0.0, x)),
         ),
-        lambda x, a: np.where(x < -a["lambd"], x + a["bias"], np.where(x > a["lambd"], x - a["bias"], 0)),
+        lambda x, a: np.where(
+            x < -a["lambd"], x + a["bias"], np.where(x > a["lambd"], x - a["bias"], 0)
+        ),
         "Shrink",
         {"bias": 0.0, "lambd": 0.5},
     ),
@@ -191,7 +195,11 @@ def _reference(act: _Activation) -> Callable[[Sequence[Any], Attrs], list[Array]
 
 def _compute(act: _Activation) -> Callable[..., Expr]:
     def compute(
-        x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+        x: Sequence[Reader | None],
+        index: tuple[Ix, ...],
+        attrs: Attrs,
+        out: TensorType,
+        k: KernelBuilder,
     ) -> Expr:
         assert x[0] is not None
         value = k.let("x", x[0].broadcast(index))
@@ -252,7 +260,11 @@ def _import_clip(node: ImportNode) -> Sequence[str]:
 
 
 def _prelu_compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     value, slope = x
     assert value is not None and slope is not None
@@ -287,7 +299,9 @@ OPERATORS = [
             trait="elementwise",
             infer=_infer,
             reference=_reference(act),
-            attrs={k: (int, float) if isinstance(v, float) else str for k, v in act.defaults.items()},
+            attrs={
+                k: (int, float) if isinstance(v, float) else str for k, v in act.defaults.items()
+            },
             compute=_compute(act),
             samples=_samples(act),
             flops=_flops,

@@ -30,7 +30,9 @@ def _truncated_division(a: Array, b: Array) -> Array:
 
 def _c_remainder(a: Array, b: Array) -> Array:
     safe = np.where(b == 0, 1, b).astype(b.dtype) if a.dtype.kind != "f" else b
-    return np.asarray(np.where((b == 0) & (a.dtype.kind != "f"), 0, np.fmod(a, safe)).astype(a.dtype))
+    return np.asarray(
+        np.where((b == 0) & (a.dtype.kind != "f"), 0, np.fmod(a, safe)).astype(a.dtype)
+    )
 
 
 #: operator -> (reference, operand kinds: n numeric, a any, b bool or integer)
@@ -63,7 +65,7 @@ def _infer(name: BinaryOp) -> Callable[[Sequence[TensorType | None], Attrs], lis
         assert a is not None and b is not None
         if a.dtype is not b.dtype:
             raise ModelError(f"`{name}` of {a} and {b}: the element types differ")
-        if kinds == "n" and a.dtype is BOOL or kinds == "b" and a.dtype.is_float:
+        if (kinds == "n" and a.dtype is BOOL) or (kinds == "b" and a.dtype.is_float):
             raise ModelError(f"`{name}` is not defined on {a.dtype}")
         try:
             shape = np.broadcast_shapes(a.shape, b.shape)
@@ -90,7 +92,11 @@ def _reference(name: BinaryOp) -> Callable[[Sequence[Any], Attrs], list[Array]]:
 
 def _compute(name: BinaryOp) -> Callable[..., Expr]:
     def compute(
-        x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+        x: Sequence[Reader | None],
+        index: tuple[Ix, ...],
+        attrs: Attrs,
+        out: TensorType,
+        k: KernelBuilder,
     ) -> Expr:
         a, b = x
         assert a is not None and b is not None
@@ -153,7 +159,12 @@ def _variadic(name: str, mean: bool = False) -> Callable[[ImportNode], Sequence[
 def _pow(node: ImportNode) -> Sequence[str]:
     base, exponent = node.inputs[0], node.inputs[1]
     value = node.const(1)
-    if value is not None and value.size == 1 and node.type(0).dtype.is_float and value.ndim <= node.type(0).rank:
+    if (
+        value is not None
+        and value.size == 1
+        and node.type(0).dtype.is_float
+        and value.ndim <= node.type(0).rank
+    ):
         p = float(value.reshape(-1)[0])
         if p == 1.0:
             return [base]

@@ -41,7 +41,9 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     with np.errstate(all="ignore"):
         if x.dtype.kind == "f" and to.kind in "iu":
             info = np.iinfo(to)  # type: ignore[type-var]
-            wide = np.trunc(np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
+            wide = np.trunc(
+                np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf)
+            )
             low, high = wide <= info.min, wide >= info.max
             inside = np.where(low | high, 0, wide).astype(to)
             return [np.where(low, info.min, np.where(high, info.max, inside)).astype(to)]
@@ -49,7 +51,11 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     assert x[0] is not None
     return cast(x[0].broadcast(index), out.dtype)

@@ -47,7 +47,11 @@ def _d2s_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _d2s_compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     assert x[0] is not None
     b = _block(attrs)
@@ -75,7 +79,11 @@ def _s2d_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _s2d_compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     assert x[0] is not None
     b, channels = _block(attrs), x[0].shape[1]

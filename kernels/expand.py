@@ -39,7 +39,11 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     assert x[0] is not None
     return x[0].broadcast(index)
@@ -49,7 +53,9 @@ def _view(
     t: TensorType, strides: tuple[int, ...], attrs: Attrs, out: TensorType
 ) -> StridedView | None:
     lead = (0,) * (out.rank - t.rank)
-    return StridedView(0, (*lead, *(0 if n == 1 else s for n, s in zip(t.shape, strides, strict=True))))
+    return StridedView(
+        0, (*lead, *(0 if n == 1 else s for n, s in zip(t.shape, strides, strict=True)))
+    )
 
 
 def _import_expand(node: ImportNode) -> Sequence[str]:
@@ -57,7 +63,9 @@ def _import_expand(node: ImportNode) -> Sequence[str]:
     try:
         shape = np.broadcast_shapes(node.type(0).shape, wanted)
     except ValueError:
-        raise node.fail(f"Expand of {node.type(0)} to {list(wanted)}: shapes do not broadcast") from None
+        raise node.fail(
+            f"Expand of {node.type(0)} to {list(wanted)}: shapes do not broadcast"
+        ) from None
     return node.add("expand", [node.inputs[0]], {"shape": tuple(shape)})
 
 
@@ -71,7 +79,11 @@ def _tile_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[Tensor
 
 
 def _tile_compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     assert x[0] is not None
     return x[0](*(Ix(0) if n == 1 else i % n for i, n in zip(index, x[0].shape, strict=True)))

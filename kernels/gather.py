@@ -56,7 +56,11 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     data, indices = x
     assert data is not None and indices is not None
@@ -88,7 +92,11 @@ def _elements_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _elements_compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     data, indices = x
     assert data is not None and indices is not None
@@ -108,8 +116,14 @@ def _import_elements(node: ImportNode) -> Sequence[str]:
 def _nd_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x, indices = _types(types, "gather_nd")
     batch = _int(attrs, "batch_dims")
-    if indices.rank == 0 or batch + indices.shape[-1] > x.rank or x.shape[:batch] != indices.shape[:batch]:
-        raise ModelError(f"`gather_nd` of {x} by {indices} with {batch} batch dims: shapes do not fit")
+    if (
+        indices.rank == 0
+        or batch + indices.shape[-1] > x.rank
+        or x.shape[:batch] != indices.shape[:batch]
+    ):
+        raise ModelError(
+            f"`gather_nd` of {x} by {indices} with {batch} batch dims: shapes do not fit"
+        )
     return [TensorType(x.dtype, (*indices.shape[:-1], *x.shape[batch + indices.shape[-1] :]))]
 
 
@@ -122,14 +136,16 @@ def _nd_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _nd_compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     data, indices = x
     assert data is not None and indices is not None
     batch, depth, rank = _int(attrs, "batch_dims"), indices.shape[-1], len(indices.shape)
-    picks = [
-        k.index(indices(*index[: rank - 1], d), data.shape[batch + d]) for d in range(depth)
-    ]
+    picks = [k.index(indices(*index[: rank - 1], d), data.shape[batch + d]) for d in range(depth)]
     return data(*index[:batch], *picks, *index[rank - 1 :])
 
 

@@ -52,7 +52,11 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     """Every load is in bounds: indices are clamped (or reflected), then the constant is selected."""
     assert x[0] is not None

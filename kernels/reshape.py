@@ -6,6 +6,7 @@ ONNX Reshape, Squeeze, Unsqueeze and Flatten all become this operator.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -39,7 +40,11 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     """Through the linear index: exact for any pair of shapes."""
     assert x[0] is not None
@@ -86,7 +91,7 @@ def view_strides(
                     return None
                 group_old.append(old[i])
                 i += 1
-        for (_, sa), (nb, sb) in zip(group_old, group_old[1:], strict=False):
+        for (_, sa), (nb, sb) in pairwise(group_old):
             if sa != nb * sb:
                 return None
         step = group_old[-1][1]

@@ -21,7 +21,16 @@ from tilewright.core.dtypes import I64
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
-from tilewright.loop.builder import KernelBuilder, Reader, add, binary, const, from_index, mul, select
+from tilewright.loop.builder import (
+    KernelBuilder,
+    Reader,
+    add,
+    binary,
+    const,
+    from_index,
+    mul,
+    select,
+)
 from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample
 
@@ -116,7 +125,10 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     x = np.asarray(inputs[0])
     y = x.astype(np.float64) if x.dtype.kind == "f" else x
     for d in range(x.ndim):
-        if int(_tuple(attrs, "sizes")[d]) == x.shape[d] and float(_tuple(attrs, "scales")[d]) == 1.0:
+        if (
+            int(_tuple(attrs, "sizes")[d]) == x.shape[d]
+            and float(_tuple(attrs, "scales")[d]) == 1.0
+        ):
             continue
         rows, weights = _taps(attrs, x.shape, d)
         if attrs["mode"] == "nearest":
@@ -124,7 +136,10 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
             continue
         bend = [1] * x.ndim
         bend[d] = -1
-        parts = [np.take(y, rows[:, t], axis=d) * weights[:, t].reshape(bend) for t in range(rows.shape[1])]
+        parts = [
+            np.take(y, rows[:, t], axis=d) * weights[:, t].reshape(bend)
+            for t in range(rows.shape[1])
+        ]
         y = sum(parts[1:], parts[0])
     return [np.asarray(y).astype(x.dtype)]
 
@@ -192,7 +207,11 @@ def _weight_periodic(weights: np.ndarray, i: Ix, out: TensorType) -> Expr:
 
 
 def _compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     source = x[0]
     assert source is not None
@@ -257,7 +276,10 @@ def _import_resize(node: ImportNode) -> Sequence[str]:
 def _import_upsample(node: ImportNode) -> Sequence[str]:
     shape = node.type(0).shape
     given = node.attr("scales")
-    scales = [float(s) for s in (given if given is not None else node.need_const(1, "the scales").reshape(-1))]
+    scales = [
+        float(s)
+        for s in (given if given is not None else node.need_const(1, "the scales").reshape(-1))
+    ]
     sizes = [floor(n * s + 1e-6) for n, s in zip(shape, scales, strict=True)]
     mode = str(node.attr("mode", "nearest"))
     if mode not in ("nearest", "linear"):
@@ -266,7 +288,12 @@ def _import_upsample(node: ImportNode) -> Sequence[str]:
 
 
 def _resize(
-    node: ImportNode, sizes: Sequence[int], scales: Sequence[float], mode: str, coord: str, near: str
+    node: ImportNode,
+    sizes: Sequence[int],
+    scales: Sequence[float],
+    mode: str,
+    coord: str,
+    near: str,
 ) -> Sequence[str]:
     attrs = {
         "sizes": tuple(sizes),
@@ -281,7 +308,11 @@ def _resize(
 
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
-    for shape, sizes in (((1, 2, 3, 5), (1, 2, 6, 10)), ((1, 3, 8, 8), (1, 3, 4, 12)), ((1, 1, 5, 7), (1, 1, 8, 9))):
+    for shape, sizes in (
+        ((1, 2, 3, 5), (1, 2, 6, 10)),
+        ((1, 3, 8, 8), (1, 3, 4, 12)),
+        ((1, 1, 5, 7), (1, 1, 8, 9)),
+    ):
         for mode in ("nearest", "linear", "cubic"):
             for coord in ("half_pixel", "asymmetric", "align_corners"):
                 attrs = {
@@ -303,9 +334,14 @@ OPERATORS = [
         infer=_infer,
         reference=_reference,
         attrs={
-            "sizes": tuple, "scales": tuple, "mode": str, "coord": str, "nearest_mode": str,
-            "cubic_a": (int, float), "exclude_outside": bool,
-        },  # fmt: skip
+            "sizes": tuple,
+            "scales": tuple,
+            "mode": str,
+            "coord": str,
+            "nearest_mode": str,
+            "cubic_a": (int, float),
+            "exclude_outside": bool,
+        },
         compute=_compute,
         samples=_samples,
         onnx={"Resize": _import_resize, "Upsample": _import_upsample},

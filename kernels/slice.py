@@ -48,7 +48,11 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     assert x[0] is not None
     starts, steps = _ints(attrs, "starts"), _ints(attrs, "steps")

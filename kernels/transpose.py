@@ -35,7 +35,11 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _compute(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     assert x[0] is not None
     source: list[Ix] = [Ix(0)] * len(index)

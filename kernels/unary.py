@@ -81,7 +81,11 @@ def _reference(name: str, f: Callable[[Any], Any]) -> Callable[[Sequence[Any], A
 
 def _compute(op: UnaryOp) -> Callable[..., Expr]:
     def compute(
-        x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+        x: Sequence[Reader | None],
+        index: tuple[Ix, ...],
+        attrs: Attrs,
+        out: TensorType,
+        k: KernelBuilder,
     ) -> Expr:
         assert x[0] is not None
         return unary(op, x[0].broadcast(index))
@@ -138,14 +142,22 @@ def _operator(name: str) -> Operator:
 
 
 def _relu(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     assert x[0] is not None
     return maximum(x[0].broadcast(index), const(0, out.dtype))
 
 
 def _reciprocal(
-    x: Sequence[Reader | None], index: tuple[Ix, ...], attrs: Attrs, out: TensorType, k: KernelBuilder
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
 ) -> Expr:
     assert x[0] is not None
     return binary("div", const(1, out.dtype), x[0].broadcast(index))

@@ -1,10 +1,10 @@
 """tilewright: an ahead-of-time tensor compiler for edge devices.
 
-    import tilewright
-    model = tilewright.compile("model.onnx")           # for this machine, in this process
-    outputs = model(array)
-    model.save("out/")                                 # .o .a .so .h manifest.json example.c
-    tilewright.load("out/")(array)                     # no compiler needed
+import tilewright
+model = tilewright.compile("model.onnx")           # for this machine, in this process
+outputs = model(array)
+model.save("out/")                                 # .o .a .so .h manifest.json example.c
+tilewright.load("out/")(array)                     # no compiler needed
 """
 
 from tilewright.api import CompiledModel, compile, load

@@ -169,7 +169,11 @@ def _require_runnable(target: Target) -> None:
     _, features = host_cpu()
     missing = [f for f in target.required if f not in features]
     if arch != os.uname().machine or missing:
-        why = f"this CPU lacks {', '.join(missing)}" if missing else f"this machine is {os.uname().machine}"
+        why = (
+            f"this CPU lacks {', '.join(missing)}"
+            if missing
+            else f"this machine is {os.uname().machine}"
+        )
         raise TargetError(
             f"code for {target.name} cannot run here ({why}): write an artifact with `tilewright compile` "
             "and run it on the device, or use --target host"
@@ -191,7 +195,9 @@ def _pool_library() -> Any:
     runtime = resources.files("tilewright.runtime")
     for name in ("tilewright.h", "pool.c"):
         (folder / name).write_text((runtime / name).read_text(encoding="utf-8"), encoding="utf-8")
-    compiler.run(["-std=c11", "-O2", "-fPIC", "-shared", "-pthread", "pool.c", "-o", "pool.so"], folder)
+    compiler.run(
+        ["-std=c11", "-O2", "-fPIC", "-shared", "-pthread", "pool.c", "-o", "pool.so"], folder
+    )
     return ctypes.CDLL(str(folder / "pool.so"))
 
 

@@ -34,7 +34,9 @@ def main() -> None:
     try:
         app()
     except TilewrightError as err:
-        errors_console.print(f"[red]error:[/red] {_escape(str(err))}", soft_wrap=True, highlight=False)
+        errors_console.print(
+            f"[red]error:[/red] {_escape(str(err))}", soft_wrap=True, highlight=False
+        )
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(1)

@@ -20,7 +20,9 @@ class UnsupportedError(ModelError):
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = list(problems)
-        more = f" (and {len(problems) - 1} more: run `tilewright check`)" if len(problems) > 1 else ""
+        more = (
+            f" (and {len(problems) - 1} more: run `tilewright check`)" if len(problems) > 1 else ""
+        )
         super().__init__(f"{problems[0]}{more}")
 
 

@@ -169,7 +169,9 @@ class _Lowerer:
         shift = tuple(lo for lo, _ in halo)
         if name not in self.known:
             shape = tuple(t.shape[d] + sum(halo[d]) for d in order)
-            strides = tuple(0 if n == 1 else s.strides[d] for n, d in zip(shape, order, strict=True))
+            strides = tuple(
+                0 if n == 1 else s.strides[d] for n, d in zip(shape, order, strict=True)
+            )
             offset = s.offset - sum(lo * st for (lo, _), st in zip(halo, s.strides, strict=True))
             prefix = "x" if role == "in" else "y"
             buffer = Buffer(f"{prefix}{len(self.params)}", t.dtype, shape, strides, "global")

@@ -169,7 +169,9 @@ class _Assembler:
         self.traces[symbol] = trace
         self.by_print[digest] = symbol
         _dump(self.dump, f"4_loops/{symbol}.txt", lambda: loop_text(raw))
-        _dump(self.dump, f"5_scheduled/{symbol}.txt", lambda: _trace_text(trace) + loop_text(finished))
+        _dump(
+            self.dump, f"5_scheduled/{symbol}.txt", lambda: _trace_text(trace) + loop_text(finished)
+        )
         return self.kernels[symbol]
 
     # ---- memory
@@ -187,7 +189,9 @@ class _Assembler:
                     last[root] = i
         return plan_memory(
             [
-                Allocation(r, self.place.elements(r) * self.g.types[r].dtype.bytes, first[r], last[r])
+                Allocation(
+                    r, self.place.elements(r) * self.g.types[r].dtype.bytes, first[r], last[r]
+                )
                 for r in first
             ]
         )

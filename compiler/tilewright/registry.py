@@ -111,7 +111,9 @@ class ImportNode(Protocol):
         """Add a constant; returns its value name."""
         ...
 
-    def add(self, op: str, inputs: Sequence[str], attrs: Attrs | None = None, outputs: int = 1) -> list[str]:
+    def add(
+        self, op: str, inputs: Sequence[str], attrs: Attrs | None = None, outputs: int = 1
+    ) -> list[str]:
         """Add a node of canonical operator `op` (folded at once if all inputs are constants)."""
         ...
 
@@ -147,7 +149,10 @@ class Operator:
     infer: Callable[[Sequence[TensorType | None], Attrs], list[TensorType]]
     reference: Callable[[Sequence[Any], Attrs], list[Array]]
     attrs: Mapping[str, type | tuple[type, ...]] = field(default_factory=dict[str, Any])
-    compute: Callable[[Sequence[Reader | None], tuple[Ix, ...], Attrs, TensorType, KernelBuilder], Expr] | None = None
+    compute: (
+        Callable[[Sequence[Reader | None], tuple[Ix, ...], Attrs, TensorType, KernelBuilder], Expr]
+        | None
+    ) = None
     lower: Callable[[KernelBuilder, Attrs], None] | None = None
     schedule: Callable[[Kernel, Target], Trace] | None = None
     view: Callable[[TensorType, Shape, Attrs, TensorType], StridedView | None] | None = None
@@ -182,7 +187,9 @@ def operators() -> Mapping[str, Operator]:
                     f"operator `{operator.name}` is defined twice (again in {module.__name__}): rename one"
                 )
             if operator.trait not in TRAITS:
-                raise TilewrightError(f"operator `{operator.name}` has the unknown trait {operator.trait}")
+                raise TilewrightError(
+                    f"operator `{operator.name}` has the unknown trait {operator.trait}"
+                )
             found[operator.name] = operator
     return found
 

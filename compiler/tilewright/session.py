@@ -81,7 +81,11 @@ class Session:
 
     def time_step(self, i: int, repeats: int = 5) -> float:
         """Least wall time of step `i` in seconds over `repeats` runs."""
-        call, context, count = self._steps[i], ctypes.addressof(self._context), self.program.steps[i].count
+        call, context, count = (
+            self._steps[i],
+            ctypes.addressof(self._context),
+            self.program.steps[i].count,
+        )
         best = float("inf")
         for _ in range(repeats):
             start = time.perf_counter()
@@ -104,7 +108,9 @@ class Session:
         flat = base.reshape(-1).view(t.dtype.numpy)
         strides = tuple(s * t.dtype.bytes for s in window.strides)
         return np.array(
-            np.lib.stride_tricks.as_strided(flat[window.offset :], t.shape, strides, writeable=False)
+            np.lib.stride_tricks.as_strided(
+                flat[window.offset :], t.shape, strides, writeable=False
+            )
         )
 
 

@@ -11,21 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from tilewright.codegen import values
+from tilewright.codegen.addressing import Addressing, Slot, Vector
 from tilewright.codegen.values import Value, llvm_type, memory_type
-from tilewright.core.dtypes import I64, DType
 from tilewright.core.index import (
-    Atom,
-    Extremum,
-    FloorDiv,
     Ix,
-    Mod,
     bounds,
     coefficient,
     substitute,
-    variables,
 )
 from tilewright.errors import IRError
 from tilewright.loop.ir import (
@@ -55,44 +49,6 @@ from tilewright.schedule.target import Target
 MAX_STACK_BYTES = 1 << 18
 
 
-@dataclass(slots=True)
-class _Slot:
-    """Where a buffer lives: pointer SSA name and strides in elements (padded for scratch)."""
-
-    buffer: Buffer
-    pointer: str
-    strides: tuple[int, ...]
-    scratch: bool
-    size: int = 0
-
-
-@dataclass(slots=True)
-class _Vector:
-    """The vector loop being emitted: its variable, `active` iterations in `lanes` lanes."""
-
-    var: str
-    active: int
-    lanes: int
-
-
-@dataclass(slots=True)
-class _Scope:
-    """What is known at the current point; copied on entry to a block."""
-
-    index: dict[str, Ix] = field(default_factory=dict[str, Ix])  # variable -> constant or itself
-    ssa: dict[str, str] = field(default_factory=dict[str, str])  # variable -> i64 SSA name
-    lanes: dict[str, Value] = field(default_factory=dict[str, Value])  # per-lane index variables
-    ranges: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    refs: dict[str, Value] = field(default_factory=dict[str, Value])
-    cache: dict[object, str] = field(default_factory=dict[object, str])
-
-    def child(self) -> _Scope:
-        return _Scope(
-            dict(self.index), dict(self.ssa), dict(self.lanes), dict(self.ranges), dict(self.refs),
-            dict(self.cache),
-        )  # fmt: skip
-
-
 def parallel_loop(kernel: Kernel) -> For | None:
     """The kernel's parallel loop: the only statement of its body, or there is none."""
     if (
@@ -120,15 +76,12 @@ def emit_kernel(kernel: Kernel, target: Target) -> tuple[str, list[str]]:
     return emitter.function(), list(emitter.declarations)
 
 
-class _Emitter(values.Builder):
+class _Emitter(Addressing):
     def __init__(self, kernel: Kernel, target: Target) -> None:
         super().__init__()
         self.kernel = kernel
         self.target = target
         self.entry: list[str] = []
-        self.slots: dict[str, _Slot] = {}
-        self.vector: _Vector | None = None
-        self.scope = _Scope()
         self.memo: dict[int, Value] = {}
         self.stack = 0
 
@@ -138,7 +91,7 @@ class _Emitter(values.Builder):
         params: list[str] = []
         for p in self.kernel.params:
             b = p.buffer
-            self.slots[b.name] = _Slot(b, f"%{b.name}", b.strides, False)
+            self.slots[b.name] = Slot(b, f"%{b.name}", b.strides, False)
             ahead = ((n - 1) * max(s, 0) for n, s in zip(b.shape, b.strides, strict=True))
             span = 1 + sum(ahead)
             access = "writeonly" if p.role == "out" and not self._reads(b.name) else ""
@@ -213,7 +166,7 @@ class _Emitter(values.Builder):
         ptr = self.fresh(buffer.name)
         kind = memory_type(buffer.dtype)
         self.entry.append(f"  {ptr} = alloca [{size} x {kind}], align 64")
-        self.slots[buffer.name] = _Slot(buffer, ptr, tuple(strides), True, size)
+        self.slots[buffer.name] = Slot(buffer, ptr, tuple(strides), True, size)
 
     def branch(self, cond: Expr, then: Block, orelse: Block) -> None:
         c = self.eval(cond)
@@ -261,7 +214,7 @@ class _Emitter(values.Builder):
                 self.block(body)
             return
         assert self.vector is None, f"vector loop {var} inside another"
-        self.vector = _Vector(var, extent, values.next_power_of_two(extent))
+        self.vector = Vector(var, extent, values.next_power_of_two(extent))
         outer = self.scope
         self.scope = outer.child()
         self.scope.ranges[var] = (0, extent - 1)
@@ -301,117 +254,7 @@ class _Emitter(values.Builder):
         self.emit(f"br i1 {more}, label %{body}, label %{exit_}, !llvm.loop !0")
         self.begin(exit_)
 
-    # ---- index arithmetic
-
-    def index(self, form: Ix) -> str:
-        """An index form as an i64 operand (constant or SSA name)."""
-        form = substitute(form, self.scope.index)
-        if form.is_const:
-            return str(form.const)
-        out = self.linear(form.terms)
-        if form.const:
-            out = self.op(f"add nsw i64 {out}, {form.const}")
-        return out
-
-    def linear(self, terms: tuple[tuple[Atom, int], ...]) -> str:
-        key = ("linear", terms)
-        if key in self.scope.cache:
-            return self.scope.cache[key]
-        total = ""
-        for atom, coef in terms:
-            v = self.atom(atom)
-            term = v if coef == 1 else self.op(f"mul nsw i64 {v}, {coef}")
-            total = term if not total else self.op(f"add nsw i64 {total}, {term}")
-        self.scope.cache[key] = total
-        return total
-
-    def atom(self, atom: Atom) -> str:
-        if isinstance(atom, str):
-            return self.scope.ssa[atom]
-        if atom in self.scope.cache:
-            return self.scope.cache[atom]
-        match atom:
-            case FloorDiv(num, den) | Mod(num, den):
-                a = self.index(num)
-                lo, _ = bounds(num, self.scope.ranges)
-                div = isinstance(atom, FloorDiv)
-                if lo is not None and lo >= 0:
-                    out = self.op(f"{'udiv' if div else 'urem'} i64 {a}, {den}")
-                else:  # floor semantics for negatives
-                    r = self.op(f"srem i64 {a}, {den}")
-                    neg = self.op(f"icmp slt i64 {r}, 0")
-                    if div:
-                        q = self.op(f"sdiv i64 {a}, {den}")
-                        out = self.op(f"sub i64 {q}, {self.op(f'zext i1 {neg} to i64')}")
-                    else:
-                        up = self.op(f"add i64 {r}, {den}")
-                        out = self.op(f"select i1 {neg}, i64 {up}, i64 {r}")
-            case Extremum(op, x, y):
-                a, b = self.index(x), self.index(y)
-                out = self.op(f"call i64 @llvm.s{op}.i64(i64 {a}, i64 {b})")
-                self.declare(f"declare i64 @llvm.s{op}.i64(i64, i64)")
-        self.scope.cache[atom] = out
-        return out
-
     # ---- memory
-
-    def offset(self, slot: _Slot, index: tuple[Ix, ...]) -> Ix:
-        """Element offset of an access with constants substituted."""
-        out = Ix(0)
-        for i, s in zip(index, slot.strides, strict=True):
-            out = out + i * s
-        return substitute(out, self.scope.index)
-
-    def address(self, slot: _Slot, offset: Ix) -> str:
-        """Pointer to an element: variable part first (shared by neighbours), constant part last."""
-        size = slot.buffer.dtype.bytes
-        base = slot.pointer
-        if offset.terms:
-            key = ("address", slot.pointer, offset.terms)
-            if key not in self.scope.cache:
-                variable = self.linear(offset.terms)
-                kind = memory_type(slot.buffer.dtype)
-                self.scope.cache[key] = self.op(
-                    f"getelementptr inbounds {kind}, ptr {base}, i64 {variable}"
-                )
-            base = self.scope.cache[key]
-        if offset.const:
-            return self.op(f"getelementptr i8, ptr {base}, i64 {offset.const * size}")
-        return base
-
-    def lane_names(self, form: Ix) -> set[str]:
-        """Variables of `form` that differ from lane to lane of the current vector loop."""
-        if self.vector is None:
-            return set()
-        varying = {self.vector.var, *self.scope.lanes}
-        return {v for v in variables(form) if v in varying}
-
-    def lane_offset(self, offset: Ix, lane: int) -> Ix:
-        """`offset` in one lane: the vector variable is constant, per-lane indices are extracted."""
-        assert self.vector is not None
-        offset = substitute(offset, {self.vector.var: Ix(lane)})
-        mapping: dict[str, Ix] = {}
-        for name in self.lane_names(offset):
-            v = self.scope.lanes[name]
-            unique = f"{name}@{lane}"
-            if unique not in self.scope.ssa:
-                self.scope.ssa[unique] = self.op(f"extractelement {v.type} {v.ssa}, i32 {lane}")
-                self.scope.ranges[unique] = self.scope.ranges[name]
-            mapping[name] = Ix(0, ((unique, 1),))
-        return substitute(offset, mapping)
-
-    def unmasked(self, slot: _Slot, index: tuple[Ix, ...]) -> bool:
-        """Whether all lanes of a unit-stride access surely lie inside the buffer's last row."""
-        vec = self.vector
-        assert vec is not None
-        if vec.active == vec.lanes:
-            return True
-        last = substitute(index[-1], self.scope.index)
-        _, hi = bounds(last - Ix(0, ((vec.var, 1),)), self.scope.ranges)
-        row = slot.buffer.shape[-1]
-        if slot.scratch:  # rows of scratch are padded to whole vectors
-            row = slot.strides[-2] if len(slot.strides) > 1 else slot.size
-        return slot.strides[-1] == 1 and hi is not None and hi + vec.lanes <= row
 
     def load(self, e: Load) -> Value:
         slot = self.slots[e.buffer]
@@ -430,7 +273,7 @@ class _Emitter(values.Builder):
         lanes = [self.load_scalar(slot, self.lane_offset(offset, i)) for i in range(vec.active)]
         return self.pack_lanes(lanes, vec.lanes)
 
-    def load_scalar(self, slot: _Slot, offset: Ix) -> Value:
+    def load_scalar(self, slot: Slot, offset: Ix) -> Value:
         return self.load_vector(self.address(slot, offset), slot.buffer.dtype, 1, None)
 
     def store(self, buffer: str, index: tuple[Ix, ...], value: Value) -> None:
@@ -493,20 +336,3 @@ class _Emitter(values.Builder):
                 v = self.eval(a)
                 out = self.op(f"bitcast {v.type} {v.ssa} to {llvm_type(dtype, v.lanes)}")
                 return Value(out, dtype, v.lanes)
-
-    def from_index(self, form: Ix, dtype: DType) -> Value:
-        form = substitute(form, self.scope.index)
-        varying = self.lane_names(form)
-        if not varying:
-            return self.cast(Value(self.index(form), I64, 1), dtype)
-        vec = self.vector
-        assert vec is not None
-        coef = coefficient(form, vec.var) if varying == {vec.var} else None
-        if coef is None:
-            lanes = [self.index(self.lane_offset(form, i)) for i in range(vec.active)]
-            wide = self.pack_lanes([Value(s, I64, 1) for s in lanes], vec.lanes)
-            return self.cast(wide, dtype)
-        base = self.splat(Value(self.index(substitute(form, {vec.var: Ix(0)})), I64, 1), vec.lanes)
-        ramp = ", ".join(f"i64 {i * coef}" for i in range(vec.lanes))
-        out = self.op(f"add {base.type} {base.ssa}, <{ramp}>")
-        return self.cast(Value(out, I64, vec.lanes), dtype)

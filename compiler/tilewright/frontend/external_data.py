@@ -14,7 +14,9 @@ from tilewright.errors import ModelError
 def read_external(folder: Path | None, location: str, offset: int, length: int, what: str) -> bytes:
     """`length` bytes (to the end if 0) at `offset` of the file `location` beside the model."""
     if folder is None:
-        raise ModelError(f"{what} lies in the file `{location}`, but the model was not read from a folder")
+        raise ModelError(
+            f"{what} lies in the file `{location}`, but the model was not read from a folder"
+        )
     root = folder.resolve()
     path = (root / location).resolve()
     if not path.is_relative_to(root) or Path(location).is_absolute():

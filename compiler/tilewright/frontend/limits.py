@@ -32,5 +32,7 @@ def check_shape(shape: Sequence[int], what: str) -> tuple[int, ...]:
             raise ModelError(f"{what} has the dimension {n}: at most {MAX_DIM} is supported")
         total *= n
     if total > MAX_TENSOR_ELEMENTS:
-        raise ModelError(f"{what} has {total} elements: at most {MAX_TENSOR_ELEMENTS} are supported")
+        raise ModelError(
+            f"{what} has {total} elements: at most {MAX_TENSOR_ELEMENTS} are supported"
+        )
     return tuple(int(n) for n in shape)

@@ -1,8 +1,8 @@
 """ONNX -> graph IR.
 
 In: a path, bytes or a ModelProto (opset 7 to the newest). Out: a `Graph` with static shapes.
-Operators import themselves (`Operator.onnx`); only what shapes the graph itself is known here:
-Constant, Identity, Dropout, Shape, Size, ConstantOfShape, Range, If, local functions.
+Operators import themselves (`Operator.onnx`); what vanishes on import is in `structural.py`; only
+what nests graphs (If, local functions) is known here.
 Invariant: a foreign file gives a `Graph` or a `ModelError`, nothing else. Whatever depends on
 constants alone is folded at once, so shape arithmetic never reaches the graph.
 """
@@ -19,20 +19,17 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from tilewright.core.dtypes import ALL, DType
 from tilewright.errors import ModelError, TilewrightError, UnsupportedError
 from tilewright.frontend import limits
-from tilewright.frontend.external_data import read_external
+from tilewright.frontend.order import in_order, node_name
+from tilewright.frontend.structural import STRUCTURAL
+from tilewright.frontend.tensors import element_type, read_tensor
 from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType
 from tilewright.registry import onnx_importers, operator
 
 Shapes = Mapping[str, Sequence[int]]
 Source = str | Path | bytes | onnx.ModelProto
 
-_DTYPES: dict[int, str] = {
-    1: "f32", 2: "u8", 3: "i8", 4: "u16", 5: "i16", 6: "i32", 7: "i64", 9: "bool", 10: "f16",
-    11: "f64", 12: "u32", 13: "u64",
-}  # fmt: skip
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 MIN_OPSET = 7
 
@@ -55,13 +52,17 @@ def load_onnx(
     importer = _Importer(_read(source), _folder(source), _name(source), shapes or {}, notify)
     unknown = importer.unknown_operators()
     if unknown:
-        raise UnsupportedError([f"node `{p.node}` ({p.op_type}): {p.reason}; {p.hint}" for p in unknown])
+        raise UnsupportedError(
+            [f"node `{p.node}` ({p.op_type}): {p.reason}; {p.hint}" for p in unknown]
+        )
     return importer.run()
 
 
 def check_onnx(source: Source, shapes: Shapes | None = None) -> list[Problem]:
     """Everything that keeps the model from compiling, all at once."""
-    importer = _Importer(_read(source), _folder(source), _name(source), shapes or {}, lambda m: None)
+    importer = _Importer(
+        _read(source), _folder(source), _name(source), shapes or {}, lambda m: None
+    )
     problems = importer.unknown_operators()
     importer.problems = []
     importer.tolerant = True
@@ -96,7 +97,9 @@ def _read(source: Source) -> onnx.ModelProto:
         if not path.is_file():
             raise ModelError(f"there is no model file {path}: check the path")
         if path.stat().st_size > limits.MAX_FILE_BYTES:
-            raise ModelError(f"{path} is larger than {limits.MAX_FILE_BYTES} bytes: use external data")
+            raise ModelError(
+                f"{path} is larger than {limits.MAX_FILE_BYTES} bytes: use external data"
+            )
         data = path.read_bytes()
     model = onnx.ModelProto()
     try:
@@ -131,11 +134,13 @@ class _Importer:
         self.tolerant = False
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
         if self.opset and self.opset < MIN_OPSET:
-            raise ModelError(f"the model uses opset {self.opset}: convert it to {MIN_OPSET} or newer")
+            raise ModelError(
+                f"the model uses opset {self.opset}: convert it to {MIN_OPSET} or newer"
+            )
         self.functions = {(f.domain, f.name): f for f in model.functions}
 
     def unknown_operators(self) -> list[Problem]:
-        known = {*onnx_importers(), *_STRUCTURAL}
+        known = {*onnx_importers(), *STRUCTURAL, "If"}
         out: list[Problem] = []
 
         def walk(nodes: Iterable[onnx.NodeProto], depth: int) -> None:
@@ -147,9 +152,11 @@ class _Importer:
                     kind = f"{n.domain}::{n.op_type}" if n.domain else n.op_type
                     out.append(
                         Problem(
-                            _node_name(n, i), kind, f"operator {kind} is not supported",
+                            node_name(n, i),
+                            kind,
+                            f"operator {kind} is not supported",
                             "replace it in the model, or add an operator file (docs/operators.md)",
-                        )  # fmt: skip
+                        )
                     )
                 for a in n.attribute:
                     if a.type == onnx.AttributeProto.GRAPH:
@@ -165,16 +172,22 @@ class _Importer:
     def run(self) -> Graph:
         g = self.model.graph
         if len(g.node) > limits.MAX_NODES:
-            raise ModelError(f"the model has {len(g.node)} nodes: at most {limits.MAX_NODES} are supported")
+            raise ModelError(
+                f"the model has {len(g.node)} nodes: at most {limits.MAX_NODES} are supported"
+            )
         names: dict[str, str] = {}
         for tensor in g.initializer:
-            names[tensor.name] = self.constant(self.array(tensor, f"initializer `{tensor.name}`"), tensor.name)
+            names[tensor.name] = self.constant(
+                read_tensor(tensor, self.folder, f"initializer `{tensor.name}`"), tensor.name
+            )
         if g.sparse_initializer:
             raise ModelError("the model has sparse initializers: convert them to dense ones")
         inputs = {i.name for i in g.input}
         extra = sorted(set(self.shapes) - inputs)
         if extra:
-            raise ModelError(f"--shape names `{extra[0]}`, but the inputs are: {', '.join(sorted(inputs))}")
+            raise ModelError(
+                f"--shape names `{extra[0]}`, but the inputs are: {', '.join(sorted(inputs))}"
+            )
         for info in g.input:
             if info.name in names:
                 continue
@@ -183,12 +196,14 @@ class _Importer:
             self.graph.types[info.name] = self.input_type(info)
             self.graph.inputs.append(info.name)
             names[info.name] = info.name
-        self.nodes(_sorted(g.node, set(names)), names, 0)
+        self.nodes(in_order(g.node, set(names)), names, 0)
         for out in g.output:
             if out.name not in names:
                 if self.tolerant:
                     continue
-                raise ModelError(f"output `{out.name}` is not computed by any node: the file is damaged")
+                raise ModelError(
+                    f"output `{out.name}` is not computed by any node: the file is damaged"
+                )
             self.graph.outputs.append(names[out.name])
         self.graph.drop_unused()
         return self.graph
@@ -196,24 +211,34 @@ class _Importer:
     def input_type(self, info: onnx.ValueInfoProto) -> TensorType:
         kind = info.type.WhichOneof("value")
         if kind != "tensor_type":
-            raise ModelError(f"input `{info.name}` is a {kind or 'value without type'}, not a tensor")
+            raise ModelError(
+                f"input `{info.name}` is a {kind or 'value without type'}, not a tensor"
+            )
         t = info.type.tensor_type
-        dtype = _dtype(t.elem_type, f"input `{info.name}`")
+        dtype = element_type(t.elem_type, f"input `{info.name}`")
         given = self.shapes.get(info.name)
         if not t.HasField("shape") and given is None:
-            raise ModelError(f"input `{info.name}` has no shape: give one with --shape {info.name}=...")
+            raise ModelError(
+                f"input `{info.name}` has no shape: give one with --shape {info.name}=..."
+            )
         dims = list(t.shape.dim)
         if given is not None:
             if t.HasField("shape") and len(given) != len(dims):
-                raise ModelError(f"--shape {info.name}={list(given)}: the input has {len(dims)} dims")
+                raise ModelError(
+                    f"--shape {info.name}={list(given)}: the input has {len(dims)} dims"
+                )
             for want, d in zip(given, dims, strict=False):
                 if d.HasField("dim_value") and d.dim_value > 0 and d.dim_value != want:
-                    raise ModelError(f"--shape {info.name}={list(given)}: the model fixes a dim to {d.dim_value}")
+                    raise ModelError(
+                        f"--shape {info.name}={list(given)}: the model fixes a dim to {d.dim_value}"
+                    )
             return TensorType(dtype, limits.check_shape(given, f"input `{info.name}`"))
         shape: list[int] = []
         for i, d in enumerate(dims):
             if d.HasField("dim_value") and d.dim_value < -1:
-                raise ModelError(f"input `{info.name}` has the negative dimension {d.dim_value}: the file is damaged")
+                raise ModelError(
+                    f"input `{info.name}` has the negative dimension {d.dim_value}: the file is damaged"
+                )
             if d.HasField("dim_value") and d.dim_value > 0:
                 shape.append(d.dim_value)
                 continue
@@ -233,33 +258,46 @@ class _Importer:
                 if self.tolerant:
                     continue
                 raise ModelError(
-                    f"node `{_node_name(n, i)}` ({n.op_type}) reads `{missing[0]}`, which nothing defines: "
+                    f"node `{node_name(n, i)}` ({n.op_type}) reads `{missing[0]}`, which nothing defines: "
                     "the file is damaged"
                 )
             try:
-                results = self.node(n, _node_name(n, i), names, depth)
+                results = self.node(n, node_name(n, i), names, depth)
             except UnsupportedError as err:
                 if not self.tolerant:
                     raise
                 for text in err.problems:
-                    self.problems.append(Problem(_node_name(n, i), n.op_type, text, "change the model"))
+                    self.problems.append(
+                        Problem(node_name(n, i), n.op_type, text, "change the model")
+                    )
                 continue
             except ModelError as err:
                 message = str(err)
                 if not message.startswith("node "):
-                    message = f"node `{_node_name(n, i)}` ({n.op_type}): {message}"
+                    message = f"node `{node_name(n, i)}` ({n.op_type}): {message}"
                 if not self.tolerant:
                     raise ModelError(message) from None
-                self.problems.append(Problem(_node_name(n, i), n.op_type, message, "change the model"))
+                self.problems.append(
+                    Problem(node_name(n, i), n.op_type, message, "change the model")
+                )
                 continue
-            except (ValueError, KeyError, IndexError, TypeError, OverflowError, AssertionError) as err:
+            except (
+                ValueError,
+                KeyError,
+                IndexError,
+                TypeError,
+                OverflowError,
+                AssertionError,
+            ) as err:
                 message = (
-                    f"node `{_node_name(n, i)}` ({n.op_type}): malformed attributes or inputs ({err}): "
+                    f"node `{node_name(n, i)}` ({n.op_type}): malformed attributes or inputs ({err}): "
                     "check the node with onnx.checker"
                 )
                 if not self.tolerant:
                     raise ModelError(message) from None
-                self.problems.append(Problem(_node_name(n, i), n.op_type, message, "repair the model"))
+                self.problems.append(
+                    Problem(node_name(n, i), n.op_type, message, "repair the model")
+                )
                 continue
             for ours, theirs in zip(results, n.output, strict=False):
                 if not theirs:
@@ -268,15 +306,16 @@ class _Importer:
                     raise ModelError(f"value `{theirs}` is defined twice: the file is damaged")
                 names[theirs] = self.rename(ours, theirs)
 
-    def node(self, n: onnx.NodeProto, name: str, names: dict[str, str], depth: int) -> Sequence[str]:
+    def node(
+        self, n: onnx.NodeProto, name: str, names: dict[str, str], depth: int
+    ) -> Sequence[str]:
         function = self.functions.get((n.domain, n.op_type))
         if function is not None:
             return self.call(function, n, names, depth)
         view = _View(self, n, name, names, depth)
-        structural = _STRUCTURAL.get(n.op_type)
-        if structural is not None:
-            return structural(view)
-        found = onnx_importers().get(n.op_type)
+        if n.op_type == "If":
+            return _if(view)
+        found = STRUCTURAL.get(n.op_type) or onnx_importers().get(n.op_type)
         if found is None:
             raise view.fail(f"operator {n.op_type} is not supported")
         return found(view)
@@ -316,86 +355,18 @@ class _Importer:
         for i in range(len(g.nodes) - 1, -1, -1):
             node = g.nodes[i]
             if ours in node.outputs:
-                g.nodes[i] = node.with_(outputs=tuple(theirs if o == ours else o for o in node.outputs))
+                g.nodes[i] = node.with_(
+                    outputs=tuple(theirs if o == ours else o for o in node.outputs)
+                )
                 break
             if ours in node.inputs:
-                g.nodes[i] = node.with_(inputs=tuple(theirs if v == ours else v for v in node.inputs))
+                g.nodes[i] = node.with_(
+                    inputs=tuple(theirs if v == ours else v for v in node.inputs)
+                )
         return theirs
 
     def constant(self, array: Array, hint: str) -> str:
         return self.graph.add_constant(hint or "const", array)
-
-    def array(self, t: onnx.TensorProto, what: str) -> Array:
-        """A tensor's value; raw, typed or external data."""
-        shape = limits.check_shape(list(t.dims), what)
-        dtype = _dtype(t.data_type, what)
-        count = int(np.prod(shape, dtype=np.int64))
-        if t.data_location == onnx.TensorProto.EXTERNAL:
-            info = {e.key: e.value for e in t.external_data}
-            try:
-                offset, length = int(info.get("offset", 0)), int(info.get("length", 0))
-            except ValueError:
-                raise ModelError(f"{what}: the external data's offset or length is not a number") from None
-            raw = read_external(self.folder, info.get("location", ""), offset, length, what)
-            return self.from_bytes(raw, dtype, shape, what)
-        if t.HasField("raw_data"):
-            return self.from_bytes(t.raw_data, dtype, shape, what)
-        try:
-            array = onnx.numpy_helper.to_array(t)
-        except (ValueError, TypeError) as err:
-            raise ModelError(f"{what} cannot be read: {err}") from None
-        if array.size != count:
-            raise ModelError(f"{what} has {array.size} values for the shape {list(shape)}")
-        return np.ascontiguousarray(array).reshape(shape)
-
-    def from_bytes(self, raw: bytes, dtype: DType, shape: tuple[int, ...], what: str) -> Array:
-        want = int(np.prod(shape, dtype=np.int64)) * dtype.bytes
-        if len(raw) != want:
-            raise ModelError(f"{what} has {len(raw)} bytes of data, its shape {list(shape)} needs {want}")
-        return np.frombuffer(raw, dtype.numpy.newbyteorder("<")).astype(dtype.numpy).reshape(shape)
-
-
-def _dtype(code: int, what: str) -> DType:
-    if code not in _DTYPES:
-        name = onnx.TensorProto.DataType.Name(code) if code in onnx.TensorProto.DataType.values() else code
-        raise ModelError(f"{what} has the element type {name}, which is not supported: convert it to float32")
-    return ALL[_DTYPES[code]]
-
-
-def _node_name(n: onnx.NodeProto, i: int) -> str:
-    return n.name or (n.output[0] if n.output else f"{n.op_type} #{i}")
-
-
-def _sorted(nodes: Sequence[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
-    """Topological order (files are usually sorted already); a cycle is an error."""
-    ready = set(known)
-    made = {o for n in nodes for o in n.output}
-    out: list[onnx.NodeProto] = []
-    todo = list(nodes)
-    while todo:
-        later: list[onnx.NodeProto] = []
-        for n in todo:
-            if all(v in ready or v not in made for v in _reads(n)):
-                out.append(n)
-                ready.update(n.output)
-            else:
-                later.append(n)
-        if len(later) == len(todo):
-            raise ModelError(f"node `{_node_name(todo[0], 0)}` is part of a cycle: the file is damaged")
-        todo = later
-    return out
-
-
-def _reads(n: onnx.NodeProto) -> list[str]:
-    """Values a node reads, those its sub-graphs take from outside included."""
-    out = [v for v in n.input if v]
-    for a in n.attribute:
-        if a.type == onnx.AttributeProto.GRAPH:
-            inside = {o for m in a.g.node for o in m.output} | {t.name for t in a.g.initializer}
-            inside |= {i.name for i in a.g.input}
-            out += [v for m in a.g.node for v in _reads(m) if v not in inside]
-            out += [o.name for o in a.g.output if o.name not in inside]
-    return out
 
 
 # ---------------------------------------------------------------- one node
@@ -437,7 +408,9 @@ class _View:
             case kind.STRINGS:
                 return tuple(s.decode("utf-8", "replace") for s in a.strings)
             case kind.TENSOR:
-                return self.owner.array(a.t, f"attribute `{name}` of node `{self.name}`")
+                return read_tensor(
+                    a.t, self.owner.folder, f"attribute `{name}` of node `{self.name}`"
+                )
             case kind.GRAPH:
                 return a.g
             case _:
@@ -455,7 +428,9 @@ class _View:
     def need_const(self, i: int, what: str) -> Array:
         value = self.const(i)
         if value is None:
-            raise self.fail(f"{what} must be known at compile time, but is computed from the inputs")
+            raise self.fail(
+                f"{what} must be known at compile time, but is computed from the inputs"
+            )
         return value
 
     def has(self, i: int) -> bool:
@@ -487,54 +462,6 @@ class _View:
         return UnsupportedError([f"node `{self.name}` ({self.op_type}): {reason}"])
 
 
-# ---------------------------------------------------------------- structural operators
-
-
-def _constant(node: _View) -> Sequence[str]:
-    for name in ("value", "value_float", "value_int", "value_floats", "value_ints"):
-        v = node.attr(name)
-        if v is not None:
-            kind = np.float32 if "float" in name else np.int64
-            array = v if name == "value" else np.asarray(v, kind)
-            return [node.constant(array)]
-    raise node.fail("a Constant of strings or sparse values is not supported")
-
-
-def _identity(node: _View) -> Sequence[str]:
-    return [node.inputs[0]]
-
-
-def _dropout(node: _View) -> Sequence[str]:
-    if node.output_count > 1:
-        mask = np.ones(node.type(0).shape, np.bool_)
-        return [node.inputs[0], node.constant(mask, "mask")]
-    return [node.inputs[0]]
-
-
-def _shape(node: _View) -> Sequence[str]:
-    shape = node.type(0).shape
-    start, end = int(node.attr("start", 0)), int(node.attr("end", len(shape)))
-    return [node.constant(np.asarray(shape[start:end], np.int64), "shape")]
-
-
-def _size(node: _View) -> Sequence[str]:
-    return [node.constant(np.asarray(node.type(0).size, np.int64), "size")]
-
-
-def _constant_of_shape(node: _View) -> Sequence[str]:
-    shape = limits.check_shape([int(n) for n in node.need_const(0, "the shape")], f"node `{node.name}`")
-    value = node.attr("value", np.zeros(1, np.float32))
-    return [node.constant(np.full(shape, value.reshape(-1)[0], value.dtype), "filled")]
-
-
-def _range(node: _View) -> Sequence[str]:
-    start, limit, delta = (node.need_const(i, "a bound").reshape(-1)[0] for i in range(3))
-    if delta == 0:
-        raise node.fail("Range with a step of 0")
-    limits.check_shape([max(0, int((limit - start) / delta) + 1)], f"node `{node.name}`")
-    return [node.constant(np.arange(start, limit, delta, dtype=np.asarray(start).dtype), "range")]
-
-
 def _if(node: _View) -> Sequence[str]:
     """A constant condition picks its branch; otherwise both run and the results are selected."""
     cond = node.const(0)
@@ -543,11 +470,13 @@ def _if(node: _View) -> Sequence[str]:
     def inline(g: onnx.GraphProto) -> list[str]:
         names = dict(node.names)
         for t in g.initializer:
-            names[t.name] = node.owner.constant(node.owner.array(t, f"initializer `{t.name}`"), f"%{t.name}")
+            names[t.name] = node.owner.constant(
+                read_tensor(t, node.owner.folder, f"initializer `{t.name}`"), f"%{t.name}"
+            )
         local = {o for n in g.node for o in n.output}
         for name in local:  # a branch may reuse names of the other branch or of a sibling If
             names.pop(name, None)
-        node.owner.nodes(_sorted(g.node, set(names)), names, node.depth + 1)
+        node.owner.nodes(in_order(g.node, set(names)), names, node.depth + 1)
         return [names[o.name] for o in g.output]
 
     if node.depth > limits.MAX_DEPTH:
@@ -565,15 +494,3 @@ def _if(node: _View) -> Sequence[str]:
             (chosen,) = node.add("reshape", [chosen], {"shape": ()})
         out += node.add("where", [chosen, a, b])
     return out
-
-
-_STRUCTURAL: dict[str, Callable[[_View], Sequence[str]]] = {
-    "Constant": _constant,
-    "Identity": _identity,
-    "Dropout": _dropout,
-    "Shape": _shape,
-    "Size": _size,
-    "ConstantOfShape": _constant_of_shape,
-    "Range": _range,
-    "If": _if,
-}

@@ -92,7 +92,9 @@ def _next(
             continue
         if g.types[n.outputs[0]].shape != shape:
             continue
-        if any(_depends(g, i, inside, order[id(members[0])]) for i in n.inputs if i and i not in inside):
+        if any(
+            _depends(g, i, inside, order[id(members[0])]) for i in n.inputs if i and i not in inside
+        ):
             continue
         return n
     return None

@@ -29,7 +29,9 @@ def run(
             raise ModelError(f"input `{name}` is missing")
         array = np.asarray(inputs[name])
         if type_of(array) != graph.types[name]:
-            raise ModelError(f"input `{name}` is {type_of(array)}, the model wants {graph.types[name]}")
+            raise ModelError(
+                f"input `{name}` is {type_of(array)}, the model wants {graph.types[name]}"
+            )
         values[name] = array
     last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     wanted = {*graph.outputs, *(keep or ())}

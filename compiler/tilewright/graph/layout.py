@@ -105,11 +105,10 @@ class _Assigner:
         producers, consumers = g.producers(), g.consumers()
         for k, name in enumerate(g.outputs):
             node = producers.get(name)
-            plain = node is not None and operator(node.op).trait not in ("view",)
-            if plain and node is not None and node.op != "concat" and name not in seen:
-                if not consumers.get(name):
-                    seen.add(name)
-                    continue
+            own = node is not None and node.op != "concat" and operator(node.op).trait != "view"
+            if own and name not in seen and not consumers.get(name):
+                seen.add(name)
+                continue
             copy = self._insert_copy(name, len(g.nodes), f"{name}.out")
             g.outputs[k] = copy
             seen.add(copy)
@@ -209,9 +208,7 @@ class _Assigner:
         wants_halo = any(lo or hi for lo, hi in halo)
         producer = g.producers().get(name)
         movable = (
-            producer is not None
-            and operator(producer.op).trait != "view"
-            and name not in g.outputs
+            producer is not None and operator(producer.op).trait != "view" and name not in g.outputs
         )
         if not wants_halo:
             return self._innermost_is_unit(name, order)
@@ -302,7 +299,10 @@ class _Assigner:
                 whole, axis, start = parts[name]
                 s = window(whole)
                 return Storage(
-                    s.root, s.offset + start * s.strides[axis], s.strides, ((0, 0),) * len(s.strides)
+                    s.root,
+                    s.offset + start * s.strides[axis],
+                    s.strides,
+                    ((0, 0),) * len(s.strides),
                 )
             layout = place.layouts[name]
             strides = strides_of(g.types[name], layout)
@@ -322,8 +322,10 @@ class _Assigner:
                 source = window(node.inputs[0])
                 t = g.types[node.outputs[0]]
                 view = op.view(g.types[node.inputs[0]], source.strides, node.attrs, t)
-                if view is not None and node.outputs[0] not in parts and (
-                    node.outputs[0] not in g.outputs
+                if (
+                    view is not None
+                    and node.outputs[0] not in parts
+                    and (node.outputs[0] not in g.outputs)
                 ):
                     place.storage[node.outputs[0]] = Storage(
                         source.root, source.offset + view.offset, view.strides, ((0, 0),) * t.rank

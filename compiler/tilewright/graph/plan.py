@@ -55,7 +55,8 @@ def plan_memory(allocations: Sequence[Allocation]) -> MemoryPlan:
 def _lower_bound(allocations: Sequence[Allocation]) -> int:
     events = sorted({a.start for a in allocations})
     return max(
-        (sum(_round(a.size) for a in allocations if a.start <= t <= a.end) for t in events), default=0
+        (sum(_round(a.size) for a in allocations if a.start <= t <= a.end) for t in events),
+        default=0,
     )
 
 

@@ -47,7 +47,9 @@ def _node(graph: Graph, node: Node, defined: set[str]) -> None:
         )
     for key, kind in op.attrs.items():
         if not isinstance(node.attrs[key], kind):
-            raise IRError(f"node `{node.name}` ({node.op}): attribute `{key}` is {node.attrs[key]!r}")
+            raise IRError(
+                f"node `{node.name}` ({node.op}): attribute `{key}` is {node.attrs[key]!r}"
+            )
     try:
         types = op.infer([graph.types[i] if i else None for i in node.inputs], node.attrs)
     except ModelError as err:

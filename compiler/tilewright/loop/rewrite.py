@@ -220,36 +220,37 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
     """
     out: list[Stmt] = []
     for s in block:
-        match s:
-            case For(var, extent, body, kind):
-                size = simplify(extent, ranges)
-                if size.is_const and size.const <= 0:
-                    continue
-                if (
-                    size.is_const
-                    and size.const == 1
-                    and not any(isinstance(b, Alloc | Let) for b in body)
-                ):
-                    out.extend(simplify_block(substitute_block(body, {var: Ix(0)}), ranges))
-                    continue
-                _, hi = bounds(size, ranges)
-                inner = {**ranges, var: (0, (hi if hi is not None else 1 << 40) - 1)}
-                out.append(For(var, size, simplify_block(body, inner), kind))
-            case If(cond, then, orelse):
-                out.append(
-                    If(
-                        map_expr_indices(cond, lambda i: simplify(i, ranges)),
-                        simplify_block(then, ranges),
-                        simplify_block(orelse, ranges),
-                    )
-                )
-            case Let(_, _, bound) if bound is not None:
-                out.append(map_block((s,), index=lambda i: simplify(i, ranges))[0])
-                ranges = {**ranges, s.name: bound}
-            case _:
-                known = ranges
-                out.append(map_block((s,), index=lambda i, r=known: simplify(i, r))[0])  # type: ignore[misc]
+        out.extend(_simplified(s, ranges))
+        if isinstance(s, Let) and s.range is not None:
+            ranges = {**ranges, s.name: s.range}
     return tuple(out)
+
+
+def _simplified(s: Stmt, ranges: Ranges) -> Block:
+    def index(i: Ix) -> Ix:
+        return simplify(i, ranges)
+
+    match s:
+        case For(var, extent, body, kind):
+            size = index(extent)
+            if size.is_const and size.const <= 0:
+                return ()
+            once = size.is_const and size.const == 1
+            if once and not any(isinstance(b, Alloc | Let) for b in body):
+                return simplify_block(substitute_block(body, {var: Ix(0)}), ranges)
+            _, hi = bounds(size, ranges)
+            inner = {**ranges, var: (0, (hi if hi is not None else 1 << 40) - 1)}
+            return (For(var, size, simplify_block(body, inner), kind),)
+        case If(cond, then, orelse):
+            return (
+                If(
+                    map_expr_indices(cond, index),
+                    simplify_block(then, ranges),
+                    simplify_block(orelse, ranges),
+                ),
+            )
+        case _:
+            return map_block((s,), index=index)
 
 
 def simplify_kernel(kernel: Kernel) -> Kernel:

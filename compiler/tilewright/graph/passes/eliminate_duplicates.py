@@ -1,6 +1,6 @@
 """Compute equal things once: nodes with equal operator, inputs and attributes, and equal constants.
 
-    a = relu(x); b = relu(x); c = add(a, b)   ->   a = relu(x); c = add(a, a)
+a = relu(x); b = relu(x); c = add(a, b)   ->   a = relu(x); c = add(a, a)
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def eliminate_duplicates(graph: Graph) -> Graph:
     kept: list[Node] = []
     for node in g.nodes:
         inputs = tuple(same.get(i, i) for i in node.inputs)
-        key = (node.op, inputs, tuple(sorted(node.attrs.items())))
-        first_node = seen.setdefault(key, node)
+        call = (node.op, inputs, tuple(sorted(node.attrs.items())))
+        first_node = seen.setdefault(call, node)
         if first_node is node:
             kept.append(node.with_(inputs=inputs))
         else:

@@ -1,6 +1,6 @@
 """Let a matrix product add a constant bias itself.
 
-    add(matmul(a, b), c)   ->   matmul(a, b, c)      c constant, of shape [N] or broadcasting like it
+add(matmul(a, b), c)   ->   matmul(a, b, c)      c constant, of shape [N] or broadcasting like it
 """
 
 from __future__ import annotations

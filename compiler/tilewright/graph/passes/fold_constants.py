@@ -1,6 +1,6 @@
 """Evaluate nodes whose inputs are all constants.
 
-    y = add(2, 3)   ->   const y = 5
+y = add(2, 3)   ->   const y = 5
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def log_f32(x: Expr) -> Expr:
     f = _sub(m, _c(1.0))
     f2 = _mul(f, f)
     low = Fma(e, _c(_LN2_LOW), _mul(_mul(f2, f), _horner(_LOG, f)))
-    y = Fma(e, _c(_LN2_HIGH), _add(f, Fma(f2, _c(-0.5), low)))
+    y: Expr = Fma(e, _c(_LN2_HIGH), _add(f, Fma(f2, _c(-0.5), low)))
     y = Select(_bin("eq", x, _c(inf)), _c(inf), y)
     y = Select(_bin("eq", x, _c(0.0)), _c(-inf), y)
     # negative or NaN: not (x >= 0)

@@ -21,7 +21,9 @@ def unroll(kernel: Kernel, var: str) -> Kernel:
     """Unroll every loop called `var` completely."""
     for f in require_loop(kernel, var):
         _, hi = bounds(f.extent, {})
-        if (f.extent.is_const and f.extent.const > MAX_UNROLL) or (hi is not None and hi > MAX_UNROLL):
+        if (f.extent.is_const and f.extent.const > MAX_UNROLL) or (
+            hi is not None and hi > MAX_UNROLL
+        ):
             raise ScheduleError(f"`{var}` has {f.extent} iterations, more than {MAX_UNROLL}")
 
     def rewrite(s: Stmt) -> Stmt:

@@ -139,7 +139,9 @@ def passes(kernel: Kernel, target: Target) -> Trace:
     known = buffers(kernel)
     memory = [(b, i) for b, i, _ in accesses(kernel.body) if known[b].space == "global"]
     width = target.lanes(4)
-    scratch = sum(prod(s.buffer.shape) * s.buffer.dtype.bytes for s in block if isinstance(s, Alloc))
+    scratch = sum(
+        prod(s.buffer.shape) * s.buffer.dtype.bytes for s in block if isinstance(s, Alloc)
+    )
     cols = next((v for v in outer if any(stride(known[b], i, v) == 1 for b, i in memory)), None)
     along = all(contiguous(kernel, v) for v in inner)
     if cols is None or along or scratch * width > MAX_COLUMN_SCRATCH:
