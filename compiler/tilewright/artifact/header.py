@@ -1,83 +1,106 @@
-"""The C header and the example program of an artifact.
+"""The C header of an artifact.
 
 In: a `Spec`. Out: C source text.
-Invariant: the header needs nothing but <stdint.h>; every size is a compile-time constant.
+Invariant: the header needs only the compiler's own headers, compiles as C99 and C++11 without warnings,
+and every size in it is a compile-time constant.
 """
 
 from __future__ import annotations
 
 import re
-from math import prod
+from collections.abc import Iterable, Sequence
 
-import numpy as np
+from tilewright.runtime.model import ARENA_ALIGN, Spec, TensorSpec
 
-from tilewright.runtime.model import Spec, TensorSpec
-
-_C_TYPES = {
+C_TYPES = {
     "float32": "float", "float64": "double", "float16": "uint16_t", "bool": "uint8_t", "int8": "int8_t",
     "int16": "int16_t", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t",
     "uint16": "uint16_t", "uint32": "uint32_t", "uint64": "uint64_t",
 }  # fmt: skip
-#: CPU features that compilers can test for at run time, by their name in /proc/cpuinfo.
-_BUILTIN_FEATURES = frozenset(
-    {"avx2", "fma", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-)
+#: CPU features by LLVM's name that __builtin_cpu_supports of every gcc since 8 and clang since 7 knows.
+_BUILTIN = frozenset({
+    "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "aes", "pclmul", "avx", "avx2", "fma", "bmi",
+    "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512ifma", "avx512vbmi",
+    "avx512vbmi2", "avx512vnni", "avx512bitalg", "avx512vpopcntdq", "gfni", "vpclmulqdq",
+})  # fmt: skip
+#: Others: (leaf, subleaf, register, bit) of the cpuid instruction (Intel SDM volume 2A, CPUID).
+_CPUID = {
+    "f16c": (1, 0, "c", 29), "movbe": (1, 0, "c", 22), "lzcnt": (0x80000001, 0, "c", 5),
+    "sha": (7, 0, "b", 29), "avxvnni": (7, 1, "a", 4), "avx512bf16": (7, 1, "a", 5),
+    "avx512fp16": (7, 0, "d", 23), "amx-bf16": (7, 0, "d", 22), "amx-tile": (7, 0, "d", 24),
+    "amx-int8": (7, 0, "d", 25),
+}  # fmt: skip
+#: AArch64: (auxiliary vector entry, bit) that Linux reports (uapi/asm/hwcap.h).
+_HWCAP = {
+    "fp-armv8": ("AT_HWCAP", 0), "neon": ("AT_HWCAP", 1), "lse": ("AT_HWCAP", 8),
+    "fullfp16": ("AT_HWCAP", 10), "rdm": ("AT_HWCAP", 12), "dotprod": ("AT_HWCAP", 20),
+    "sve": ("AT_HWCAP", 22), "fp16fml": ("AT_HWCAP", 23), "sve2": ("AT_HWCAP2", 1),
+    "i8mm": ("AT_HWCAP2", 13), "bf16": ("AT_HWCAP2", 14),
+}  # fmt: skip
 
 
-def tensor_bytes(t: TensorSpec) -> int:
-    """Size of a tensor in memory."""
-    return prod(t.shape) * np.dtype(t.dtype).itemsize
+def macro(text: str) -> str:
+    """`text` as part of an upper-case C identifier."""
+    return re.sub(r"[^A-Z0-9_]", "_", text.upper())
 
 
-def _identifier(text: str) -> str:
-    word = re.sub(r"\W", "_", text).upper()
-    return word if word and not word[0].isdigit() else f"T_{word}"
+def unique_macros(tensors: Sequence[TensorSpec]) -> list[str]:
+    """One macro part per tensor name; a number follows where two names would be the same."""
+    out: list[str] = []
+    for t in tensors:
+        base = re.sub("__+", "_", macro(t.name)).strip("_") or "UNNAMED"
+        name, n = base, 2
+        while name in out:
+            name, n = f"{base}_{n}", n + 1
+        out.append(name)
+    return out
+
+
+def comment(text: str) -> str:
+    """`text` made harmless inside a C comment: printable ASCII that neither ends nor opens one."""
+    shown = ascii(text)[1:-1].replace("*/", "* /").replace("/*", "/ *")
+    return shown.replace("??/", "?? /")  # a trigraph for a backslash
 
 
 def header(spec: Spec) -> str:
     """Text of NAME.h."""
-    n, upper = spec.name, _identifier(spec.name)
+    n, upper = spec.name, macro(spec.name)
+    pad = " " * (len(n) + len("int32_t _run_parallel("))
     lines = [
-        f"/* {n}: a model compiled by tilewright for {spec.target}.",
+        f"/* {n}: a model compiled by tilewright for {comment(spec.target)}.",
         " *",
-        " * inputs and outputs are arrays of pointers to dense row-major tensors, in the order below.",
-        f" * arena is scratch memory of {upper}_ARENA_BYTES bytes, aligned to {upper}_ARENA_ALIGN;",
-        " * its content need not be kept between runs. No memory is allocated, nothing global is written,",
-        " * so several threads may run the model at once, each with an arena of its own.",
+        " * inputs and outputs are arrays of pointers to dense row-major tensors, in the order below, each",
+        " * aligned for its element type; outputs overlap nothing. arena is scratch memory of",
+        f" * {upper}_ARENA_BYTES bytes, aligned to {upper}_ARENA_ALIGN; it needs no initialisation and",
+        " * nothing in it is kept between runs. No memory is allocated and nothing global is written: several",
+        " * threads may run the model at once, each with an arena of its own.",
         " */",
         f"#ifndef TILEWRIGHT_MODEL_{upper}_H",
         f"#define TILEWRIGHT_MODEL_{upper}_H",
         "",
         "#include <stdint.h>",
+        *_cpu_includes(spec),
         "",
         "#ifdef __cplusplus",
         'extern "C" {',
         "#endif",
         "",
-        f"#define {upper}_ARENA_BYTES {max(spec.arena_bytes, 64)}",
-        f"#define {upper}_ARENA_ALIGN 64",
-    ]
-    for kind, tensors in (("INPUT", spec.inputs), ("OUTPUT", spec.outputs)):
-        lines.append(f"#define {upper}_{kind}_COUNT {len(tensors)}")
-        for i, t in enumerate(tensors):
-            dims = ", ".join(map(str, t.shape)) or "scalar"
-            lines.append("")
-            lines.append(f"/* {kind.lower()} {i}: `{_comment(t.name)}`, {t.dtype}[{dims}] */")
-            lines.append(f"#define {upper}_{kind}_{i}_BYTES {tensor_bytes(t)}")
-            lines.append(f"#define {upper}_{kind}_{i}_ELEMENTS {prod(t.shape)}")
-            lines.append(f"typedef {_C_TYPES[t.dtype]} {n}_{kind.lower()}_{i}_t;")
-    lines += [
+        f"#define {upper}_ARENA_BYTES {max(spec.arena_bytes, ARENA_ALIGN)}",
+        f"#define {upper}_ARENA_ALIGN {ARENA_ALIGN}",
         "",
+        *_tensors(spec, "INPUT", spec.inputs),
+        *_tensors(spec, "OUTPUT", spec.outputs),
         "struct tilewright_parallel; /* see tilewright.h */",
         "",
         "/* Runs the model on the calling thread. Returns 0, or 1 if the arena is misaligned. */",
         f"int32_t {n}_run(const void *const *inputs, void *const *outputs, void *arena);",
         "",
-        "/* The same on the caller's threads; `parallel` may be NULL. */",
+        "/* The same on several threads; `parallel` may be NULL: one thread. */",
         f"int32_t {n}_run_parallel(const void *const *inputs, void *const *outputs, void *arena,",
-        f"{' ' * (len(n) + 22)}const struct tilewright_parallel *parallel);",
+        f"{pad}const struct tilewright_parallel *parallel);",
         "",
-        "/* Whether this CPU has the features the code needs. */",
+        "/* 1 if this CPU and its operating system have the features that the code needs, else 0:",
+        f" * {comment(', '.join(spec.features)) or 'none beyond the architecture'}. */",
         f"static inline int {n}_cpu_supported(void) {{",
         *_cpu_check(spec),
         "}",
@@ -91,120 +114,74 @@ def header(spec: Spec) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _comment(text: str) -> str:
-    return text.replace("*/", "* /")
+def _tensors(spec: Spec, kind: str, tensors: Sequence[TensorSpec]) -> list[str]:
+    upper = macro(spec.name)
+    lines = [f"#define {upper}_{kind}_COUNT {len(tensors)}", ""]
+    for i, (t, name) in enumerate(zip(tensors, unique_macros(tensors), strict=True)):
+        prefix = f"{upper}_{kind}_{i}"
+        dims = ", ".join(map(str, t.shape))
+        half = ", the bits of an IEEE 754 binary16" if t.dtype == "float16" else ""
+        lines.append(f"/* {kind.lower()} {i}: `{comment(t.name)}`, {t.dtype}[{dims}]{half} */")
+        lines.append(f"typedef {C_TYPES[t.dtype]} {spec.name}_{kind.lower()}_{i}_t;")
+        lines.append(f"#define {upper}_{kind}_INDEX_{name} {i}")
+        lines.append(f"#define {prefix}_RANK {len(t.shape)}")
+        if t.shape:
+            lines.append(f"#define {prefix}_DIMS {{{dims}}}")
+        lines.append(f"#define {prefix}_ELEMENTS {t.elements}")
+        lines.append(f"#define {prefix}_BYTES {t.nbytes}")
+        lines.append("")
+    return lines
+
+
+# ---------------------------------------------------------------- CPU features
+
+_X86 = "#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))"
+_ARM = "#if defined(__aarch64__) && defined(__linux__)"
+
+
+def _cpu_includes(spec: Spec) -> list[str]:
+    if any(f in _CPUID for f in spec.features):
+        return ["#if defined(__x86_64__)", "#include <cpuid.h>", "#endif"]
+    if any(f in _HWCAP for f in spec.features):
+        return [_ARM, "#include <sys/auxv.h>", "#endif"]
+    return []
 
 
 def _cpu_check(spec: Spec) -> list[str]:
-    tests = [f'__builtin_cpu_supports("{f}")' for f in spec.features if f in _BUILTIN_FEATURES]
-    if not tests:
+    """Body of NAME_cpu_supported: features it cannot test (none of ours) are left to the caller."""
+    if not spec.features:
         return ["  return 1;"]
-    joined = " &&\n         ".join(tests)
-    return [
-        "#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))",
-        f"  return {joined};",
-        "#else",
-        "  return 0;",
-        "#endif",
-    ]
+    arm = [f for f in spec.features if f in _HWCAP]
+    if arm:
+        return [
+            _ARM,
+            f"  return {_all(_hwcap_test(f) for f in arm)};",
+            "#else",
+            "  return 0;",
+            "#endif",
+        ]
+    builtin = [f for f in spec.features if f in _BUILTIN]
+    cpuid = [f for f in spec.features if f in _CPUID]
+    lines = [_X86]
+    if cpuid:
+        lines.append("  unsigned a, b, c, d;")
+    if builtin:
+        tests = _all((f'__builtin_cpu_supports("{f}")' for f in builtin), " &&\n        ")
+        lines += ["  __builtin_cpu_init();", f"  if (!({tests}))", "    return 0;"]
+    for f in cpuid:
+        leaf, subleaf, register, bit = _CPUID[f]
+        lines.append(
+            f"  if (!__get_cpuid_count({leaf:#x}u, {subleaf}u, &a, &b, &c, &d) || "
+            f"!({register} >> {bit} & 1u)) /* {f} */"
+        )
+        lines.append("    return 0;")
+    return [*lines, "  return 1;", "#else", "  return 0;", "#endif"]
 
 
-def example(spec: Spec) -> str:
-    """Text of example.c: runs the model on files or on a fixed pattern, prints or writes results."""
-    n, upper = spec.name, _identifier(spec.name)
-    buffers: list[str] = []
-    for kind, tensors in (("input", spec.inputs), ("output", spec.outputs)):
-        for i, _ in enumerate(tensors):
-            buffers.append(
-                f"static {n}_{kind}_{i}_t {kind}_{i}[{upper}_{kind.upper()}_{i}_ELEMENTS + 1];"
-            )
-    tables: list[str] = []
-    for kind, tensors in (("input", spec.inputs), ("output", spec.outputs)):
-        cells = ", ".join(f"{kind}_{i}" for i in range(len(tensors)))
-        sizes = ", ".join(f"{upper}_{kind.upper()}_{i}_BYTES" for i in range(len(tensors)))
-        qualifier = "const void *const" if kind == "input" else "void *const"
-        tables.append(f"static {qualifier} {kind}s[] = {{{cells}}};")
-        tables.append(f"static const size_t {kind}_bytes[] = {{{sizes}}};")
-    fills = [
-        f"    for (size_t i = 0; i < {upper}_INPUT_{i}_ELEMENTS; ++i) input_{i}[i] = "
-        + (f"(float)(i % 17) / 17.0f;" if "float" in t.dtype else "(uint8_t)(i % 17);")  # noqa: F541
-        for i, t in enumerate(spec.inputs)
-    ]
-    prints = [
-        f'    printf("output {i}: %d elements, first %g\\n", {upper}_OUTPUT_{i}_ELEMENTS, '
-        f"(double)output_{i}[0]);"
-        for i, _ in enumerate(spec.outputs)
-    ]
-    return f"""\
-/* Runs {n} once and prints a summary.
- *
- *   cc -O2 example.c {n}.o -o example
- *   ./example                        on a fixed pattern
- *   ./example IN0.bin .. OUT0.bin .. on raw tensors from files, results to files
- */
-#include "{n}.h"
+def _hwcap_test(feature: str) -> str:
+    entry, bit = _HWCAP[feature]
+    return f"(getauxval({entry}) >> {bit} & 1)"
 
-#include <stdio.h>
-#include <string.h>
-#include <time.h>
 
-static _Alignas({upper}_ARENA_ALIGN) unsigned char arena[{upper}_ARENA_BYTES];
-{chr(10).join(buffers)}
-{chr(10).join(tables)}
-
-static int transfer(const char *path, const char *mode, void *data, size_t size) {{
-  FILE *f = fopen(path, mode);
-  size_t done = 0;
-  if (f) {{
-    done = mode[0] == 'r' ? fread(data, 1, size, f) : fwrite(data, 1, size, f);
-    fclose(f);
-  }}
-  if (done != size)
-    fprintf(stderr, "%s: expected %zu bytes\\n", path, size);
-  return done == size;
-}}
-
-static double now(void) {{
-  struct timespec t;
-  timespec_get(&t, TIME_UTC);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}}
-
-int main(int argc, char **argv) {{
-  const int files = {upper}_INPUT_COUNT + {upper}_OUTPUT_COUNT;
-  if (argc != 1 && argc != 1 + files) {{
-    fprintf(stderr, "usage: %s [%d input files, %d output files]\\n", argv[0], {upper}_INPUT_COUNT,
-            {upper}_OUTPUT_COUNT);
-    return 2;
-  }}
-  if (!{n}_cpu_supported()) {{
-    fprintf(stderr, "this CPU lacks features that {n} was compiled for ({spec.target})\\n");
-    return 1;
-  }}
-  if (argc > 1) {{
-    for (int i = 0; i < {upper}_INPUT_COUNT; ++i)
-      if (!transfer(argv[1 + i], "rb", (void *)inputs[i], input_bytes[i]))
-        return 1;
-  }} else {{
-{chr(10).join(fills)}
-  }}
-  int32_t status = {n}_run(inputs, outputs, arena);
-  double start = now();
-  if (status == 0 && argc == 1)
-    status = {n}_run(inputs, outputs, arena);
-  double seconds = now() - start;
-  if (status != 0) {{
-    fprintf(stderr, "{n}_run returned %d\\n", (int)status);
-    return 1;
-  }}
-  if (argc > 1) {{
-    for (int i = 0; i < {upper}_OUTPUT_COUNT; ++i)
-      if (!transfer(argv[1 + {upper}_INPUT_COUNT + i], "wb", outputs[i], output_bytes[i]))
-        return 1;
-  }} else {{
-    printf("{n}: %.3f ms\\n", seconds * 1e3);
-{chr(10).join(prints)}
-  }}
-  return 0;
-}}
-"""
+def _all(tests: Iterable[str], joint: str = " && ") -> str:
+    return joint.join(tests)

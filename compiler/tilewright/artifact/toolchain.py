@@ -1,7 +1,7 @@
-"""Find and run a C compiler, and pack static libraries without one.
+"""Find and run a C compiler.
 
-In: the environment. Out: object files, shared libraries, archives.
-Invariant: the same inputs give the same bytes, wherever and whenever.
+In: the environment and a target triple. Out: a `Compiler` that makes objects and shared libraries.
+Invariant: what it makes depends on the inputs and on the compiler's version, not on path, time or locale.
 """
 
 from __future__ import annotations
@@ -10,124 +10,124 @@ import importlib.util
 import os
 import shlex
 import shutil
-import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tilewright.errors import ToolchainError
+from tilewright.runtime.cpu import architecture
 
-MISSING = (
-    "no C compiler found (looked for $CC, cc, gcc, clang and ziglang): the object, the static library "
-    "and the header were written; install gcc or `pip install 'tilewright[cross]'` for the shared library"
-)
+#: Oldest glibc that libraries linked by zig run on (Debian 10, Ubuntu 20.04, RHEL 8).
+ZIG_GLIBC = "2.28"
+#: A first use of zig builds its C library stubs, which takes up to a minute.
+TIMEOUT_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """A C compiler command."""
+    """A C compiler command that produces code for one architecture."""
 
     command: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        return " ".join(self.command)
+        """The command as one would type it."""
+        return shlex.join(self.command)
 
-    def run(self, arguments: Sequence[str], cwd: Path) -> None:
-        """Run the compiler; raises `ToolchainError` with its first error line."""
-        env = {**os.environ, "SOURCE_DATE_EPOCH": "0", "LC_ALL": "C"}
-        done = subprocess.run(
-            [*self.command, *arguments], cwd=cwd, capture_output=True, text=True, env=env, check=False
-        )
+    def run(self, arguments: Sequence[str], cwd: Path) -> str:
+        """Run the compiler in `cwd` and return what it prints; `ToolchainError` has its first error."""
+        environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "LC_ALL": "C"}
+        try:
+            done = subprocess.run(
+                [*self.command, *arguments], cwd=cwd, env=environment, capture_output=True,
+                stdin=subprocess.DEVNULL, check=False, timeout=TIMEOUT_SECONDS,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as err:
+            raise ToolchainError(f"`{self.name}` failed: {err}") from None
         if done.returncode:
-            lines = [s for s in done.stderr.splitlines() if "error" in s.lower()] or done.stderr.splitlines()
-            raise ToolchainError(f"{self.name} failed: {lines[0] if lines else 'no message'}")
+            text = done.stderr.decode("utf-8", "replace").splitlines()
+            lines = [s for s in text if "error" in s.lower()] or text or ["no message"]
+            raise ToolchainError(f"`{self.name}` failed: {lines[0].strip()}")
+        return done.stdout.decode("utf-8", "replace")
+
+    def version(self) -> str:
+        """First line of what `--version` prints."""
+        return (self.run(["--version"], Path.cwd()).splitlines() or ["unknown"])[0]
 
 
-def find_compiler() -> Compiler | None:
-    """$CC, then cc, gcc, clang on the PATH, then the `ziglang` package; None if there is none."""
-    given = os.environ.get("CC")
+def find_compiler(triple: str | None = None) -> Compiler | None:
+    """The compiler for `triple` (default: for this machine), or None.
+
+    $CC if set, then cc, gcc and clang on the PATH (the cross gcc if the triple is not this machine's),
+    then the `ziglang` package. Raises `ToolchainError` if $CC cannot be used.
+    """
+    given = os.environ.get("CC", "").strip()
     if given:
-        command = shlex.split(given)
-        if shutil.which(command[0]):
-            return Compiler(tuple(command))
-    for name in ("cc", "gcc", "clang"):
+        return _explicit(given, triple)
+    return next(_found(triple), None)
+
+
+def missing(triple: str, name: str) -> str:
+    """What to tell a user who got no shared library of the model `name`."""
+    if not is_linux(triple):
+        return f"{triple} has no shared libraries: link {name}.o or {name}.a into the firmware"
+    looked = ", ".join(_candidates(triple))
+    return (
+        f"no C compiler found (looked for $CC, {looked} and ziglang): {name}.o, {name}.a (without the "
+        f"thread pool) and the header were written; install gcc or `pip install 'tilewright[cross]'` "
+        f"to get {name}.so"
+    )
+
+
+def is_linux(triple: str) -> bool:
+    """Whether programs for `triple` run on Linux."""
+    return "linux" in triple.split("-")
+
+
+def _found(triple: str | None) -> Iterator[Compiler]:
+    for name in _candidates(triple):
         if shutil.which(name):
-            return Compiler((name,))
+            yield Compiler((name,))
     if importlib.util.find_spec("ziglang") is not None:
-        return Compiler((sys.executable, "-m", "ziglang", "cc"))
-    return None
+        command = (sys.executable, "-m", "ziglang", "cc")
+        yield Compiler(command if triple is None else (*command, "-target", _zig_target(triple)))
 
 
-# ---------------------------------------------------------------- static libraries
+def _candidates(triple: str | None) -> tuple[str, ...]:
+    if triple is None or (_arch(triple) == architecture() and sys.platform == "linux"):
+        return ("cc", "gcc", "clang")
+    return (f"{_arch(triple)}-linux-{_environment(triple)}-gcc",)
 
 
-def write_archive(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
-    """A System V `ar` archive with a symbol index; no times, owners or paths inside."""
-    table, names = _long_names([n for n, _ in members])
-    symbols = [(s, i) for i, (_, data) in enumerate(members) for s in defined_symbols(data)]
-    strings = b"".join(s.encode() + b"\0" for s, _ in symbols)
-    index_size = 4 + 4 * len(symbols) + len(strings)
-    at = 8 + 60 + _even(index_size) + (60 + _even(len(table)) if table else 0)
-    offsets: list[int] = []
-    for _, data in members:
-        offsets.append(at)
-        at += 60 + _even(len(data))
-    index = struct.pack(">I", len(symbols))
-    index += b"".join(struct.pack(">I", offsets[i]) for _, i in symbols) + strings
-    with path.open("wb") as f:
-        f.write(b"!<arch>\n")
-        f.write(_member("/", index))
-        if table:
-            f.write(_member("//", table))
-        for name, (_, data) in zip(names, members, strict=True):
-            f.write(_member(name, data))
+def _explicit(given: str, triple: str | None) -> Compiler:
+    """The compiler that the user asked for."""
+    try:
+        compiler = Compiler(tuple(shlex.split(given)))
+    except ValueError as err:
+        raise ToolchainError(f"CC={given!r} is not a command: {err}") from None
+    if not shutil.which(compiler.command[0]):
+        raise ToolchainError(f"CC={given!r} is not on the PATH: correct it or unset it")
+    if triple is not None:
+        makes = compiler.run(["-dumpmachine"], Path.cwd()).strip()
+        if _arch(makes) != _arch(triple):
+            raise ToolchainError(
+                f"CC={given!r} compiles for {makes}, the model is for {triple}: unset CC"
+            )
+    return compiler
 
 
-def _even(n: int) -> int:
-    return n + (n & 1)
+def _arch(triple: str) -> str:
+    return architecture(triple.partition("-")[0])
 
 
-def _long_names(names: Sequence[str]) -> tuple[bytes, list[str]]:
-    """Names over 15 characters live in a table of their own."""
-    table, out = b"", []
-    for n in names:
-        if len(n) <= 15:
-            out.append(f"{n}/")
-        else:
-            out.append(f"/{len(table)}")
-            table += n.encode() + b"/\n"
-    return table, out
+def _environment(triple: str) -> str:
+    last = triple.rpartition("-")[2]
+    return last if last.startswith(("gnu", "musl")) else "gnu"
 
 
-def _member(name: str, data: bytes) -> bytes:
-    head = f"{name:<16}{0:<12}{0:<6}{0:<6}{'644':<8}{len(data):<10}`\n".encode()
-    return head + data + (b"\n" if len(data) & 1 else b"")
-
-
-def defined_symbols(elf: bytes) -> list[str]:
-    """Global symbols that an ELF64 little-endian object defines."""
-    return [name for name, bind, section in elf_symbols(elf) if bind and section != 0]
-
-
-def elf_symbols(elf: bytes) -> list[tuple[str, int, int]]:
-    """(name, binding, section index) of every symbol; section 0 is undefined."""
-    if elf[:6] != b"\x7fELF\x02\x01":
-        return []
-    (table,) = struct.unpack_from("<Q", elf, 0x28)
-    entry, count = struct.unpack_from("<HH", elf, 0x3A)
-    headers = [struct.unpack_from("<IIQQQQIIQQ", elf, table + i * entry) for i in range(count)]
-    out: list[tuple[str, int, int]] = []
-    for h in headers:
-        if h[1] != 2:  # SHT_SYMTAB
-            continue
-        strings = headers[h[6]][4]
-        for at in range(h[4], h[4] + h[5], 24):
-            name_at, info, _, section = struct.unpack_from("<IBBH", elf, at)
-            start = strings + name_at
-            name = elf[start : elf.index(b"\0", start)].decode()
-            if name:
-                out.append((name, info >> 4, section))
-    return out
+def _zig_target(triple: str) -> str:
+    environment = _environment(triple)
+    glibc = f".{ZIG_GLIBC}" if environment.startswith("gnu") else ""
+    return f"{_arch(triple)}-linux-{environment}{glibc}"

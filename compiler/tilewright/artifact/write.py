@@ -2,29 +2,50 @@
 
 In: a `Spec`, object code, facts for the manifest. Out: NAME.o, NAME.a, NAME.so, NAME.h, example.c,
 manifest.json and the thread pool's sources.
-Invariant: everything is made in a temporary directory and moved in at the end, so that a failure
-leaves nothing half-written; the same inputs give the same bytes.
+Invariant: everything is made in a temporary directory beside the destination and moved at the end, so
+that a failure leaves the destination as it was; files that are not an artifact's are never touched; the
+same inputs and C compiler give the same bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tilewright.artifact.header import example, header
-from tilewright.artifact.toolchain import MISSING, Compiler, find_compiler, write_archive
+from tilewright.artifact import archive
+from tilewright.artifact.elf import MACHINES, Elf
+from tilewright.artifact.example import example
+from tilewright.artifact.header import header
+from tilewright.artifact.manifest import (
+    FILE_NAME,
+    Manifest,
+    hash_file,
+    is_identifier,
+    read,
+    to_json,
+)
+from tilewright.artifact.toolchain import Compiler, find_compiler, is_linux, missing
 from tilewright.errors import ArtifactError, ToolchainError
-from tilewright.runtime.loader import SCHEMA
 from tilewright.runtime.model import Spec
 
-_POOL_FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=default", "-g0", "-pthread")
+_POOL_SOURCES = ("tilewright.h", "pool.c")
+#: Relative paths, no debug information and no compiler ident: the bytes say nothing about this machine.
+_POOL_FLAGS = (
+    "-std=c11", "-O2", "-g0", "-fPIC", "-fno-ident", "-fvisibility=hidden", "-pthread",
+    "-c", "pool.c", "-o", "pool.o",
+)  # fmt: skip
+#: -nostartfiles: there is nothing to construct or destroy.
+_LINK_FLAGS = (
+    "-shared", "-nostartfiles", "-g0", "-pthread", "-Wl,--version-script=exports.map",
+    "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,text", "-Wl,-z,defs",
+    "-Wl,--build-id=none", "-Wl,--hash-style=gnu", "-Wl,--as-needed", "-Wl,-s",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -37,93 +58,153 @@ class Written:
 
 
 def write_artifact(
-    directory: Path, spec: Spec, object_code: bytes, facts: Mapping[str, Any], target: Mapping[str, Any]
+    directory: Path,
+    spec: Spec,
+    object_code: bytes,
+    facts: Mapping[str, Any],
+    target: Mapping[str, Any],
 ) -> Written:
     """Write all files of a compiled model into `directory` (created if need be).
 
-    `facts` go into the manifest as they are; `target` names the target, its triple and the required
-    CPU features. Raises `ArtifactError` if the directory cannot be written.
+    `facts` go into the manifest as they are; `target` has the `triple`. Raises `ArtifactError` if the
+    object code is not what it should be, the directory cannot be written, or holds a file of the same
+    name that is not part of an artifact.
     """
+    triple = str(target["triple"])
+    check_object(object_code, spec.name, triple)
+    directory = Path(os.path.abspath(directory))
     written = Written(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".tilewright-", dir=directory))
-    except OSError as err:
-        raise ArtifactError(f"cannot write to {directory}: {err.strerror}") from None
-    try:
-        _build(stage, spec, object_code, written)
-        _manifest(stage, spec, facts, target)
-        for path in sorted(stage.iterdir()):
-            written.files[path.name] = path.stat().st_size
-            path.replace(directory / path.name)
-        for stale in (f"{spec.name}.so",):  # of an earlier compilation that had a linker
-            if stale not in written.files:
-                (directory / stale).unlink(missing_ok=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{directory.name}-", dir=directory.parent, ignore_cleanup_errors=True
+        ) as folder:
+            stage = Path(folder) / "files"
+            stage.mkdir()
+            facts = _build(stage, spec, object_code, triple, facts, written)
+            _finish(stage, Manifest(spec, triple, {}, facts), written)
+            _install(stage, directory)
     except OSError as err:
         raise ArtifactError(f"cannot write to {directory}: {err.strerror or err}") from None
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     return written
 
 
-def _build(stage: Path, spec: Spec, object_code: bytes, written: Written) -> None:
+def check_object(code: bytes, name: str, triple: str) -> None:
+    """Raise `ArtifactError` unless `code` is an object for `triple` that defines the entry points."""
+    if not is_identifier(name):
+        raise ArtifactError(
+            f"`{name}` cannot be a model's name in C: use letters, digits and _ (--name)"
+        )
+    elf = Elf(code, f"the object code of {name}")
+    wanted = MACHINES.get(triple.partition("-")[0])
+    if wanted is not None and elf.machine != wanted:
+        raise ArtifactError(f"the object code of {name} is not for {triple}")
+    exported = {s.name for s in elf.symbols() if s.is_exported}
+    for entry in (f"{name}_run", f"{name}_run_parallel"):
+        if entry not in exported:
+            raise ArtifactError(f"the object code of {name} does not define {entry}")
+
+
+# ---------------------------------------------------------------- making
+
+
+def _build(
+    stage: Path,
+    spec: Spec,
+    code: bytes,
+    triple: str,
+    facts: Mapping[str, Any],
+    written: Written,
+) -> dict[str, Any]:
+    """Make all files but the manifest; returns the facts with the C compiler added."""
     name = spec.name
-    (stage / f"{name}.o").write_bytes(object_code)
+    (stage / f"{name}.o").write_bytes(code)
     (stage / f"{name}.h").write_text(header(spec), encoding="utf-8")
     (stage / "example.c").write_text(example(spec), encoding="utf-8")
     runtime = resources.files("tilewright.runtime")
-    for source in ("tilewright.h", "pool.c"):
-        (stage / source).write_text((runtime / source).read_text(encoding="utf-8"), encoding="utf-8")
-    members = [(f"{name}.o", object_code)]
-    compiler = find_compiler()
-    if compiler is None:
-        written.notes.append(MISSING)
-    else:
-        try:
-            members.append(("tilewright_pool.o", _compile_pool(stage, compiler)))
-            _link(stage, name, compiler)
-        except ToolchainError as err:
-            (stage / f"{name}.so").unlink(missing_ok=True)
-            written.notes.append(f"no shared library was made: {err}")
-        finally:
-            for left in ("pool.o", "exports.map"):
-                (stage / left).unlink(missing_ok=True)
-    write_archive(stage / f"{name}.a", members)
+    for source in _POOL_SOURCES:
+        (stage / source).write_bytes((runtime / source).read_bytes())
+    members = [(f"{name}.o", code)]
+    tools = dict(facts.get("tools", {}))
+    try:
+        compiler = find_compiler(triple) if is_linux(triple) else None
+        if compiler is None:
+            written.notes.append(missing(triple, name))
+        else:
+            members.append(("tilewright_pool.o", _link(stage, name, compiler)))
+            tools["c_compiler"] = compiler.version()
+    except ToolchainError as err:
+        (stage / f"{name}.so").unlink(missing_ok=True)
+        written.notes.append(f"{name}.so was not made: {err}")
+    (stage / f"{name}.a").write_bytes(archive.pack(members))
+    return {**facts, "tools": tools}
 
 
-def _compile_pool(stage: Path, compiler: Compiler) -> bytes:
-    compiler.run([*_POOL_FLAGS, "-c", "pool.c", "-o", "pool.o"], stage)
-    return (stage / "pool.o").read_bytes()
+def _link(stage: Path, name: str, compiler: Compiler) -> bytes:
+    """Make NAME.so, which exports the entry points and the pool and nothing else; returns the pool's
+    object code."""
+    with tempfile.TemporaryDirectory(dir=stage.parent) as folder:
+        work = Path(folder)
+        for file in (*_POOL_SOURCES, f"{name}.o"):
+            shutil.copyfile(stage / file, work / file)
+        exports = f"{{ global: {name}_run; {name}_run_parallel; tilewright_pool_*; local: *; }};\n"
+        (work / "exports.map").write_text(exports, encoding="utf-8")
+        compiler.run(_POOL_FLAGS, work)
+        library = f"{name}.so"
+        compiler.run(
+            [*_LINK_FLAGS, f"-Wl,-soname,{library}", f"{name}.o", "pool.o", "-o", library], work
+        )
+        shutil.copyfile(work / library, stage / library)
+        return (work / "pool.o").read_bytes()
 
 
-def _link(stage: Path, name: str, compiler: Compiler) -> None:
-    """A shared library that exports the entry points and the pool, nothing else."""
-    exports = f"{{ global: {name}_run; {name}_run_parallel; tilewright_pool_*; local: *; }};\n"
-    (stage / "exports.map").write_text(exports, encoding="utf-8")
-    flags = (
-        "-shared", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,--build-id=none", "-Wl,-s",
-        "-Wl,--version-script=exports.map", f"-Wl,-soname,{name}.so", "-pthread",
-    )  # fmt: skip
-    compiler.run([*flags, f"{name}.o", "pool.o", "-o", f"{name}.so"], stage)
+def _finish(stage: Path, manifest: Manifest, written: Written) -> None:
+    """Hash what was made and write the manifest."""
+    files = {p.name: hash_file(p) for p in sorted(stage.iterdir())}
+    whole = Manifest(manifest.spec, manifest.triple, files, manifest.facts)
+    (stage / FILE_NAME).write_text(to_json(whole), encoding="utf-8")
+    written.files.update({p.name: p.stat().st_size for p in sorted(stage.iterdir())})
 
 
-def _manifest(stage: Path, spec: Spec, facts: Mapping[str, Any], target: Mapping[str, Any]) -> None:
-    def tensors(items: tuple[Any, ...]) -> list[dict[str, Any]]:
-        return [{**asdict(t), "shape": list(t.shape)} for t in items]
+# ---------------------------------------------------------------- installing
 
-    files = {
-        p.name: {"bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()}
-        for p in sorted(stage.iterdir())
-    }
-    manifest = {
-        "schema": SCHEMA,
-        "name": spec.name,
-        "target": dict(target),
-        "inputs": tensors(spec.inputs),
-        "outputs": tensors(spec.outputs),
-        "weights_bytes": spec.weights_bytes,
-        "files": files,
-        **facts,
-    }
-    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-    (stage / "manifest.json").write_text(text, encoding="utf-8")
+
+def _install(stage: Path, directory: Path) -> None:
+    """Move the files to their place. A directory that is not there yet appears all at once; in one that
+    is, the manifest goes first and comes last: whatever happens between, a reader sees no artifact or
+    hashes that do not match, never a mixture that passes."""
+    library = next(stage.glob("*.so"), None)
+    if library is not None:
+        library.chmod(0o755 & ~_umask())
+    if not directory.exists():
+        stage.rename(directory)
+        return
+    if not directory.is_dir():
+        raise ArtifactError(f"{directory} is a file: name a directory")
+    owned = _owned(directory)
+    fresh = {p.name for p in stage.iterdir()}
+    foreign = sorted(n for n in fresh - owned if os.path.lexists(directory / n))
+    if foreign:
+        raise ArtifactError(
+            f"{directory / foreign[0]} is there already and not part of an artifact: move it away or "
+            "name another directory"
+        )
+    (directory / FILE_NAME).unlink(missing_ok=True)
+    for name in sorted(fresh - {FILE_NAME}):
+        (stage / name).replace(directory / name)
+    for name in sorted(owned - fresh):
+        (directory / name).unlink(missing_ok=True)
+    (stage / FILE_NAME).replace(directory / FILE_NAME)
+
+
+def _owned(directory: Path) -> set[str]:
+    """The files in `directory` that an earlier compilation wrote."""
+    if not (directory / FILE_NAME).is_file():
+        return set()
+    return {*read(directory).files, FILE_NAME}
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -8,16 +8,23 @@ have been checked. Standard library and NumPy only: the compiler is not needed.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
-import platform
+import os
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
 
+from tilewright.artifact import manifest as manifests
+from tilewright.artifact.manifest import Manifest
 from tilewright.errors import ArtifactError
-from tilewright.runtime.model import Model, Spec, TensorSpec
+from tilewright.runtime.cpu import architecture, missing_features
+from tilewright.runtime.model import Model
+from tilewright.runtime.pool import Pool
 
-SCHEMA = 1
+__all__ = ["Pool", "load"]
+
+#: Hash of the library that was loaded from each path. The dynamic linker knows libraries by their path:
+#: it would answer with the old code if a model were compiled into the same directory again.
+_LOADED: dict[str, str] = {}
 
 
 def load(path: str | Path, threads: int = 1) -> Model:
@@ -28,115 +35,93 @@ def load(path: str | Path, threads: int = 1) -> Model:
     """
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    directory, manifest = read_manifest(Path(path))
-    spec = spec_from_manifest(manifest)
-    library = directory / f"{spec.name}.so"
-    recorded = manifest["files"].get(library.name)
-    if recorded is None or not library.is_file():
-        raise ArtifactError(
-            f"{directory} has no {library.name}: compile again where a C compiler is installed"
-        )
-    if hashlib.sha256(library.read_bytes()).hexdigest() != recorded["sha256"]:
-        raise ArtifactError(f"{library} does not match its manifest: it is damaged, compile it again")
-    check_cpu(spec, manifest["target"])
+    directory = Path(path)
+    if not directory.exists():
+        raise ArtifactError(f"{directory} does not exist: name a directory of `tilewright compile`")
+    if not directory.is_dir():
+        directory = directory.parent
+    manifest = manifests.read(directory)
+    check_machine(manifest)
+    code = _open(directory, manifest, Path(path).name if Path(path).is_file() else None)
+    name = manifest.spec.name
     try:
-        code = ctypes.CDLL(str(library.resolve()))
-    except OSError as err:
-        raise ArtifactError(f"{library} cannot be loaded: {err}") from None
-    return Model(spec, _entry(code, spec, threads), keep=code)
+        run = getattr(code, f"{name}_run" if threads == 1 else f"{name}_run_parallel")
+    except AttributeError as err:
+        raise ArtifactError(f"the library in {directory} lacks an entry point: {err}") from None
+    run.argtypes, run.restype = [ctypes.c_void_p] * (3 if threads == 1 else 4), ctypes.c_int32
 
+    def save(destination: Path) -> None:
+        copy_artifact(directory, manifest, destination)
 
-def _entry(code: ctypes.CDLL, spec: Spec, threads: int) -> Any:
     if threads == 1:
-        run = getattr(code, f"{spec.name}_run")
-        run.argtypes, run.restype = [ctypes.c_void_p] * 3, ctypes.c_int32
-        return run
-    run = getattr(code, f"{spec.name}_run_parallel")
-    run.argtypes, run.restype = [ctypes.c_void_p] * 4, ctypes.c_int32
+        return Model(manifest.spec, run, keep=code, save=save)
     pool = Pool(code, threads)
-
-    def entry(inputs: int, outputs: int, arena: int) -> int:
-        return int(run(inputs, outputs, arena, pool.parallel))
-
-    return entry
+    return Model(manifest.spec, run, keep=(pool, code), trailing=(pool.parallel,), save=save)
 
 
-class Pool:
-    """The C thread pool of a loaded library; destroyed with this object."""
-
-    def __init__(self, code: ctypes.CDLL, threads: int) -> None:
-        create, view = code.tilewright_pool_create, code.tilewright_pool_parallel
-        create.argtypes, create.restype = [ctypes.c_int32], ctypes.c_void_p
-        view.argtypes, view.restype = [ctypes.c_void_p], ctypes.c_void_p
-        self._destroy = code.tilewright_pool_destroy
-        self._destroy.argtypes, self._destroy.restype = [ctypes.c_void_p], None
-        self._pool = create(threads)
-        if not self._pool:
-            raise ArtifactError(f"cannot start {threads} threads")
-        self.parallel: int = view(self._pool)
-
-    def __del__(self) -> None:
-        if getattr(self, "_pool", None):
-            self._destroy(self._pool)
-            self._pool = None
-
-
-# ---------------------------------------------------------------- manifest
-
-
-def read_manifest(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The artifact's directory and its parsed manifest."""
-    directory = path if path.is_dir() else path.parent
-    file = directory / "manifest.json"
-    if not file.is_file():
-        raise ArtifactError(f"{directory} has no manifest.json: it is not a compiled artifact")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        if manifest["schema"] != SCHEMA:
-            raise ArtifactError(f"{file} has schema {manifest['schema']}, this version reads {SCHEMA}")
-        spec_from_manifest(manifest)
-        for entry in manifest["files"].values():
-            str(entry["sha256"])
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
-        raise ArtifactError(f"{file} is damaged ({err}): compile the model again") from None
-    return directory, manifest
-
-
-def spec_from_manifest(manifest: dict[str, Any]) -> Spec:
-    """The caller's view of a manifest."""
-
-    def tensors(items: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-        return tuple(
-            TensorSpec(str(t["name"]), tuple(int(n) for n in t["shape"]), str(t["dtype"])) for t in items
+def check_machine(manifest: Manifest, cpuinfo: str = "/proc/cpuinfo") -> None:
+    """Raise `ArtifactError` unless this machine can run the artifact's code."""
+    spec = manifest.spec
+    arch = architecture(manifest.triple.partition("-")[0])
+    if architecture() != arch:
+        raise ArtifactError(
+            f"{spec.name} was compiled for {arch}, but this machine is {architecture()}"
         )
-
-    return Spec(
-        name=str(manifest["name"]),
-        target=str(manifest["target"]["name"]),
-        inputs=tensors(manifest["inputs"]),
-        outputs=tensors(manifest["outputs"]),
-        arena_bytes=int(manifest["arena"]["bytes"]),
-        weights_bytes=int(manifest["weights_bytes"]),
-        features=tuple(str(f) for f in manifest["target"]["required_features"]),
-    )
-
-
-def check_cpu(spec: Spec, target: dict[str, Any]) -> None:
-    """Raise `ArtifactError` unless this machine can run code for the target."""
-    machine = platform.machine()
-    arch = str(target["triple"]).split("-")[0]
-    if machine != arch:
-        raise ArtifactError(f"{spec.name} was compiled for {arch}, this machine is {machine}")
-    info = Path("/proc/cpuinfo")
-    if not spec.features or not info.is_file():
-        return
-    present: set[str] = set()
-    for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.startswith(("flags", "Features")):
-            present.update(line.split(":", 1)[1].split())
-    missing = [f for f in spec.features if f not in present]
+    missing = missing_features(spec.features, cpuinfo)
     if missing:
         raise ArtifactError(
             f"{spec.name} was compiled for {spec.target}, but this CPU lacks {', '.join(missing)}: "
             "compile it for this machine with --target host"
         )
+
+
+def copy_artifact(source: Path, manifest: Manifest, destination: Path) -> None:
+    """Copy the files of an artifact, the manifest last; `ArtifactError` if that fails."""
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        for name in [*sorted(manifest.files), manifests.FILE_NAME]:
+            # A new file takes the old one's place: a process that has loaded that one keeps it.
+            fresh = destination / f".{name}.new"
+            shutil.copyfile(source / name, fresh)
+            fresh.replace(destination / name)
+    except OSError as err:
+        raise ArtifactError(f"cannot copy {source} to {destination}: {err}") from None
+
+
+def _open(directory: Path, manifest: Manifest, asked: str | None) -> ctypes.CDLL:
+    """The checked library of an artifact; `asked` is the file that the user named, if any."""
+    name = f"{manifest.spec.name}.so"
+    library = directory / name
+    if asked is not None and asked not in (name, manifests.FILE_NAME):
+        raise ArtifactError(
+            f"{directory / asked} is not the library that its manifest names: load {library}"
+        )
+    if name not in manifest.files:
+        raise ArtifactError(
+            f"{directory} has no {name}: compile the model again where a C compiler is installed"
+        )
+    try:
+        found = manifests.hash_file(library)
+    except OSError as err:
+        raise ArtifactError(
+            f"{library} cannot be read ({err.strerror}): compile the model again"
+        ) from None
+    if found != manifest.files[name]:
+        raise ArtifactError(
+            f"{library} does not match its manifest: it is damaged, compile the model again"
+        )
+    real = os.path.realpath(library)
+    try:
+        if _LOADED.setdefault(real, found.sha256) == found.sha256:
+            return ctypes.CDLL(real)
+        return _open_copy(library)
+    except OSError as err:
+        raise ArtifactError(f"{library} cannot be loaded: {err}") from None
+
+
+def _open_copy(library: Path) -> ctypes.CDLL:
+    """Load under a path of its own; the file may go as soon as it is mapped."""
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        own = Path(folder) / library.name
+        shutil.copyfile(library, own)
+        return ctypes.CDLL(str(own))

@@ -1,0 +1,195 @@
+"""manifest.json: what an artifact holds, for which machine, and the hash of every file.
+
+In: the bytes of a manifest (from anywhere: nothing in them is trusted), or what the compiler knows.
+Out: a `Manifest` whose fields have been checked one by one, or JSON text that is the same wherever and
+whenever it is made.
+Invariant: a `Manifest` that was parsed names only files inside its own directory and a model whose name
+is a C identifier. Standard library and NumPy only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tilewright.errors import ArtifactError
+from tilewright.runtime.model import Spec, TensorSpec
+
+SCHEMA = 1
+FILE_NAME = "manifest.json"
+DTYPES = frozenset({
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16",
+    "float32", "float64",
+})  # fmt: skip
+#: Larger than any manifest of ours; a bound on what a damaged one can cost.
+MAX_BYTES = 64 << 20
+
+T = TypeVar("T")
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_PLAIN_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*\Z")
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Size and SHA-256 (hexadecimal) of one file of an artifact."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A checked manifest; `facts` is all that the compiler recorded beyond the calling interface."""
+
+    spec: Spec
+    triple: str
+    files: Mapping[str, File]
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def is_identifier(name: str) -> bool:
+    """Whether `name` can be the prefix of C symbols."""
+    return _IDENTIFIER.match(name) is not None
+
+
+def hash_file(path: Path) -> File:
+    """Size and hash of a file, read in pieces; `OSError` if it cannot be read."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as f:
+        while piece := f.read(1 << 20):
+            digest.update(piece)
+            size += len(piece)
+    return File(size, digest.hexdigest())
+
+
+# ---------------------------------------------------------------- writing
+
+
+def to_json(manifest: Manifest) -> str:
+    """JSON text with sorted keys."""
+    spec = manifest.spec
+    arena = {**manifest.facts.get("arena", {}), "bytes": spec.arena_bytes, "align": 64}
+    table = {
+        **manifest.facts,
+        "schema": SCHEMA,
+        "name": spec.name,
+        "target": {
+            "name": spec.target,
+            "triple": manifest.triple,
+            "required_features": list(spec.features),
+        },
+        "inputs": [_tensor_table(t) for t in spec.inputs],
+        "outputs": [_tensor_table(t) for t in spec.outputs],
+        "weights_bytes": spec.weights_bytes,
+        "arena": arena,
+        "files": {n: {"bytes": f.bytes, "sha256": f.sha256} for n, f in manifest.files.items()},
+    }
+    return json.dumps(table, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _tensor_table(t: TensorSpec) -> dict[str, Any]:
+    return {"name": t.name, "shape": list(t.shape), "dtype": t.dtype, "bytes": t.nbytes}
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read(directory: Path) -> Manifest:
+    """The manifest of the artifact in `directory`; `ArtifactError` if it is missing or damaged."""
+    path = directory / FILE_NAME
+    try:
+        with path.open("rb") as f:
+            data = f.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(
+            f"{directory} has no {FILE_NAME}: it is not an artifact of `tilewright compile`"
+        ) from None
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be read: {err.strerror or err}") from None
+    try:
+        return parse(data)
+    except ArtifactError as err:
+        raise ArtifactError(f"{path} is damaged ({err}): compile the model again") from None
+
+
+def parse(data: bytes) -> Manifest:
+    """A `Manifest` from JSON bytes; `ArtifactError` says which field is wrong."""
+    if len(data) > MAX_BYTES:
+        raise ArtifactError(f"it is larger than {MAX_BYTES} bytes")
+    try:
+        table = json.loads(data)
+    except (ValueError, RecursionError) as err:
+        raise ArtifactError(f"not JSON: {err}") from None
+    if not isinstance(table, dict):
+        raise ArtifactError("not a JSON object")
+    schema = table.get("schema")
+    if schema != SCHEMA:
+        raise ArtifactError(f"schema {schema!r}, this version of tilewright reads {SCHEMA}")
+    target = _get(table, "target", dict)
+    name = _get(table, "name", str)
+    if not is_identifier(name):
+        raise ArtifactError(f"name {name!r} is not a C identifier")
+    features = _get(target, "required_features", list)
+    if not all(isinstance(f, str) for f in features):
+        raise ArtifactError("`required_features` holds something that is not a string")
+    spec = Spec(
+        name=name,
+        target=_get(target, "name", str),
+        inputs=_tensors(table, "inputs"),
+        outputs=_tensors(table, "outputs"),
+        arena_bytes=_count(_get(table, "arena", dict), "bytes"),
+        weights_bytes=_count(table, "weights_bytes"),
+        features=tuple(features),
+    )
+    known = {"schema", "name", "target", "inputs", "outputs", "weights_bytes", "files"}
+    facts = {k: v for k, v in table.items() if k not in known}
+    return Manifest(spec, _get(target, "triple", str), _files(table), facts)
+
+
+def _get(table: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    value = table.get(key)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ArtifactError(f"`{key}` is not a {kind.__name__}")
+    return value
+
+
+def _count(table: Mapping[str, Any], key: str) -> int:
+    value = _get(table, key, int)
+    if not 0 <= value < 1 << 48:
+        raise ArtifactError(f"`{key}` is {value}")
+    return value
+
+
+def _tensors(table: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:
+    tensors: list[TensorSpec] = []
+    for item in _get(table, key, list):
+        if not isinstance(item, dict):
+            raise ArtifactError(f"`{key}` holds something that is not an object")
+        shape = _get(item, "shape", list)
+        if not all(type(n) is int and 0 <= n < 1 << 48 for n in shape) or len(shape) > 64:
+            raise ArtifactError(f"`{key}` has the shape {shape}")
+        dtype = _get(item, "dtype", str)
+        if dtype not in DTYPES:
+            raise ArtifactError(f"`{key}` has the unknown dtype {dtype!r}")
+        tensors.append(TensorSpec(_get(item, "name", str), tuple(shape), dtype))
+        if tensors[-1].nbytes >= 1 << 48:
+            raise ArtifactError(f"`{key}` has the shape {shape}")
+    return tuple(tensors)
+
+
+def _files(table: Mapping[str, Any]) -> dict[str, File]:
+    files: dict[str, File] = {}
+    for name, item in _get(table, "files", dict).items():
+        if not _PLAIN_FILE.match(name):
+            raise ArtifactError(f"`files` names {name!r}, which is not a plain file name")
+        if not isinstance(item, dict) or not _SHA256.match(_get(item, "sha256", str)):
+            raise ArtifactError(f"`files` has no hash for {name}")
+        files[name] = File(_count(item, "bytes"), item["sha256"])
+    return files
