@@ -31,7 +31,7 @@ from tilewright.loop.ir import (
     dense_strides,
 )
 
-_INFIX = {
+INFIX = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "mod": "%", "lt": "<", "le": "<=", "eq": "==",
     "ne": "!=", "gt": ">", "ge": ">=", "and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>",
 }  # fmt: skip
@@ -114,8 +114,8 @@ def expr_text(e: Expr) -> str:
             return f"{buffer}{_index(index)}:{dtype}"
         case Unary(op, a):
             return f"{op}({expr_text(a)})"
-        case Binary(op, a, b) if op in _INFIX:
-            return f"({expr_text(a)} {_INFIX[op]} {expr_text(b)})"
+        case Binary(op, a, b) if op in INFIX:
+            return f"({expr_text(a)} {INFIX[op]} {expr_text(b)})"
         case Binary(op, a, b):
             return f"{op}({expr_text(a)}, {expr_text(b)})"
         case Fma(a, b, c):
