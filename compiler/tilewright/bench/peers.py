@@ -1,26 +1,42 @@
 """The peers we measure ourselves against, each with its best single-model settings.
 
-In: a model file, input arrays, a number of threads. Out: objects with `run() -> outputs`.
-Invariant: every peer computes in float32 on the same number of threads; one that is not installed or
-refuses a model says so in one line.
+In: a `Case` (model file, input arrays by name, output names, threads). Out: a function that computes
+the outputs once, in the model's order.
+Invariant: every peer computes in float32 on the same number of threads, through its leanest Python
+call; one that is not installed or refuses a model says so in one line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tilewright.bench.zoo import cache_dir
+from tilewright.frontend.expose import read_proto
 from tilewright.graph.ir import Array
 
 Runner = Callable[[], list[Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model to run: its file, inputs by name, names of its outputs, threads to use."""
+
+    path: Path
+    inputs: Mapping[str, Array]
+    outputs: Sequence[str]
+    threads: int
 
 
 class PeerUnavailable(Exception):
@@ -37,10 +53,9 @@ def _quiet() -> Iterator[None]:
         try:
             yield
         finally:
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
-            os.close(saved[0])
-            os.close(saved[1])
+            for number, old in zip((1, 2), saved, strict=True):
+                os.dup2(old, number)
+                os.close(old)
 
 
 def _module(name: str, package: str) -> Any:
@@ -50,106 +65,166 @@ def _module(name: str, package: str) -> Any:
         return importlib.import_module(name)
 
 
-def onnxruntime(path: Path, names: Sequence[str], inputs: Sequence[Array], threads: int) -> Runner:
-    """ONNX Runtime, CPU provider, all graph optimisations, sequential."""
+# ---------------------------------------------------------------- the peers
+
+
+def onnxruntime(case: Case) -> Runner:
+    """ONNX Runtime: CPU provider, all graph optimisations, sequential, shapes fixed in advance."""
     ort = _module("onnxruntime", "onnxruntime")
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feed = dict(zip(names, inputs, strict=True))
-    return lambda: session.run(None, feed)  # type: ignore[no-any-return]
 
+    def open_session(free: Mapping[str, int]) -> Any:
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.intra_op_num_threads = case.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        for dim, extent in free.items():
+            options.add_free_dimension_override_by_name(dim, extent)
+        return ort.InferenceSession(str(case.path), options, providers=["CPUExecutionProvider"])
 
-def openvino(path: Path, names: Sequence[str], inputs: Sequence[Array], threads: int) -> Runner:
-    """OpenVINO, latency mode, float32 forced, no dynamic quantisation."""
-    ov = _module("openvino", "openvino")
-    core = ov.Core()
-    model = core.read_model(str(path))
-    by_name = {n: port for port in model.inputs for n in port.get_names()}
-    model.reshape({by_name[n]: list(a.shape) for n, a in zip(names, inputs, strict=True)})
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "NUM_STREAMS": "1",
-    }  # fmt: skip
-    compiled = core.compile_model(model, "CPU", settings)
-    request = compiled.create_infer_request()
-    ports = {n: port for port in compiled.inputs for n in port.get_names()}
-    feed = {ports[n]: a for n, a in zip(names, inputs, strict=True)}
+    session = open_session({})
+    free = {
+        dim: extent
+        for wanted in session.get_inputs()
+        if wanted.name in case.inputs
+        for dim, extent in zip(wanted.shape, case.inputs[wanted.name].shape, strict=True)
+        if isinstance(dim, str)
+    }
+    if free:
+        session = open_session(free)
+    binding = session.io_binding()
+    for name, array in case.inputs.items():
+        binding.bind_cpu_input(name, array)
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cpu")
 
     def run() -> list[Array]:
-        request.infer(feed, share_inputs=True, share_outputs=True)
-        return [request.get_output_tensor(i).data for i in range(len(compiled.outputs))]
+        session.run_with_iobinding(binding)
+        return [v.numpy() for v in binding.get_outputs()]
 
     return run
 
 
-def mnn(path: Path, names: Sequence[str], inputs: Sequence[Array], threads: int) -> Runner:
-    """MNN, converted with its own converter, high precision (float32).
+def openvino(case: Case) -> Runner:
+    """OpenVINO: latency mode, float32 forced, no dynamic quantisation, inputs shared."""
+    ov = _module("openvino", "openvino")
+    core = ov.Core()
+    model = core.read_model(str(case.path))
+    by_name = {n: port for port in model.inputs for n in port.get_names()}
+    model.reshape({by_name[n]: list(a.shape) for n, a in case.inputs.items()})
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": case.threads, "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+    }  # fmt: skip
+    compiled = core.compile_model(model, "CPU", settings)
+    request = compiled.create_infer_request()
+    for port in compiled.inputs:
+        name = next(n for n in port.get_names() if n in case.inputs)
+        request.set_tensor(port, ov.Tensor(case.inputs[name], shared_memory=True))
+    outputs = [request.get_output_tensor(i).data for i in range(len(compiled.outputs))]
+    native: Any = super(type(request), request)  # skips the copying of inputs in the Python wrapper
+
+    def run() -> list[Array]:
+        native.infer({}, True, False)
+        return outputs
+
+    try:
+        run()
+    except TypeError:  # another version of the binding: its public, slower call
+
+        def run() -> list[Array]:
+            request.infer(share_outputs=True)
+            return outputs
+
+    return run
+
+
+_MNN_INPUTS = {"float32": "float", "int32": "int"}
+
+
+def mnn(case: Case) -> Runner:
+    """MNN: converted with its own converter (kept in the cache), high precision is float32."""
+    _module("MNN", "MNN")
+    nn, expr = _module("MNN.nn", "MNN"), _module("MNN.expr", "MNN")
+    arrays = [a.astype(np.int32) if a.dtype == np.int64 else a for a in case.inputs.values()]
+    refused = next((a.dtype for a in arrays if a.dtype.name not in _MNN_INPUTS), None)
+    if refused is not None:
+        raise PeerUnavailable(f"MNN takes no {refused} inputs from Python")
+    converted = str(_converted(case.path))
+    settings = {"precision": "high", "backend": "CPU", "numThread": case.threads}
+    with _quiet():
+        manager = nn.create_runtime_manager((settings,))
+        known = nn.load_module_from_file(converted, [], [], runtime_manager=manager)
+        outputs = list(known.get_info()["outputNames"])
+        if set(case.outputs) <= set(outputs):
+            outputs = list(case.outputs)
+        net = nn.load_module_from_file(
+            converted, list(case.inputs), outputs, runtime_manager=manager, shape_mutable=False
+        )
+        feed = [
+            expr.const(a, list(a.shape), expr.NCHW, getattr(expr, _MNN_INPUTS[a.dtype.name]))
+            for a in arrays
+        ]
+    return lambda: [np.asarray(expr.convert(v, expr.NCHW).read()) for v in net.forward(feed)]
+
+
+def _converted(path: Path) -> Path:
+    """The model in MNN's format, converted once per model and version.
 
     The converter's C extension is called directly: importing `MNN.tools` would install and start a
     log uploader.
     """
-    _module("MNN", "MNN")
-    converter, nn, expr = (_module(n, "MNN") for n in ("_tools", "MNN.nn", "MNN.expr"))
-    folder = tempfile.mkdtemp(prefix="tilewright-mnn-")
-    converted = str(Path(folder) / "model.mnn")
-    with _quiet():
-        arguments = ["mnnconvert", "-f", "ONNX", "--modelFile", str(path), "--MNNModel", converted]
-        converter.mnnconvert([*arguments, "--bizCode", "bench"])
-        if not Path(converted).is_file():
-            raise PeerUnavailable("MNN cannot convert the model")
-        settings = {"precision": "high", "backend": "CPU", "numThread": threads}
-        manager = nn.create_runtime_manager((settings,))
-        loaded = nn.load_module_from_file(converted, [], [], runtime_manager=manager)
-        outputs = loaded.get_info()["outputNames"]
-        net = nn.load_module_from_file(
-            converted, list(names), outputs, runtime_manager=manager, shape_mutable=False
-        )
-    kinds = {np.dtype(np.float32): expr.float, np.dtype(np.int32): expr.int}
-    feed = []
-    for a in inputs:
-        array = a.astype(np.int32) if a.dtype == np.int64 else a
-        if array.dtype not in kinds:
-            raise PeerUnavailable(f"MNN takes no {a.dtype} inputs from Python")
-        layout = expr.NCHW
-        feed.append(expr.const(array, list(array.shape), layout, kinds[array.dtype]))
-
-    def run() -> list[Array]:
-        return [np.asarray(expr.convert(v, expr.NCHW).read()) for v in net.forward(feed)]
-
-    return run
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    target = cache_dir().parent / "peers" / f"{digest}-{metadata.version('MNN')}.mnn"
+    if not target.is_file():
+        converter = _module("_tools", "MNN")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder, _quiet():
+            made = Path(folder) / "model.mnn"
+            arguments = ["--modelFile", str(path), "--MNNModel", str(made), "--bizCode", "bench"]
+            converter.mnnconvert(["mnnconvert", "-f", "ONNX", *arguments])
+            if not made.is_file():
+                raise PeerUnavailable("MNN cannot convert the model")
+            made.replace(target)
+    return target
 
 
-def tvm(path: Path, names: Sequence[str], inputs: Sequence[Array], threads: int) -> Runner:
-    """TVM through its Relax importer, untuned, default pipeline for this CPU."""
+def tvm(case: Case) -> Runner:
+    """TVM: Relax importer, default pipeline for this CPU, not tuned."""
+    os.environ["TVM_NUM_THREADS"] = str(case.threads)  # read once, when TVM makes its pool
     tvm_ = _module("tvm", "apache-tvm")
-    onnx = importlib.import_module("onnx")
-    frontend = importlib.import_module("tvm.relax.frontend.onnx")
-    os.environ["TVM_NUM_THREADS"] = str(threads)
-    shapes = {n: list(a.shape) for n, a in zip(names, inputs, strict=True)}
+    frontend = _module("tvm.relax.frontend.onnx", "apache-tvm")
+    shapes = {n: list(a.shape) for n, a in case.inputs.items()}
+    proto = read_proto(case.path)
     with _quiet():
-        module = frontend.from_onnx(
-            onnx.load(str(path)), shape_dict=shapes, keep_params_in_input=False
+        module = frontend.from_onnx(proto, shape_dict=shapes, keep_params_in_input=False)
+        target = tvm_.target.Target(
+            {"kind": "llvm", "mcpu": tvm_.target.codegen.llvm_get_system_cpu()}
         )
-        target = tvm_.target.Target({"kind": "llvm", "mcpu": "native"})
         built = tvm_.relax.build(tvm_.relax.get_pipeline("zero")(module), target=target)
-    machine = tvm_.relax.VirtualMachine(built, tvm_.cpu())
-    feed = [tvm_.runtime.tensor(a) for a in inputs]
+        machine = tvm_.relax.VirtualMachine(built, tvm_.cpu())
+    feed = [tvm_.runtime.tensor(a) for a in case.inputs.values()]
 
     def run() -> list[Array]:
         out = machine["main"](*feed)
-        return [o.numpy() for o in (out if isinstance(out, list | tuple) else [out])]
+        return [o.numpy() for o in ([out] if hasattr(out, "numpy") else out)]
 
     return run
 
 
-PEERS: dict[str, Callable[[Path, Sequence[str], Sequence[Array], int], Runner]] = {
+PEERS: dict[str, Callable[[Case], Runner]] = {
     "onnxruntime": onnxruntime,
     "openvino": openvino,
     "mnn": mnn,
     "tvm": tvm,
 }
+PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "mnn": "MNN", "tvm": "apache-tvm"}
+
+
+def version(peer: str) -> str:
+    """Installed version of a peer, empty if it is not installed."""
+    try:
+        return metadata.version(PACKAGES[peer])
+    except metadata.PackageNotFoundError:
+        return ""

