@@ -43,7 +43,7 @@ from tilewright.loop.ir import (
 from tilewright.loop.text import INFIX
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>-?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf|nan)(?![\w]))|(?P<word>[A-Za-z_][\w@]*)"
+    r"\s*(?:(?P<number>-?(?:\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|inf|nan)(?![\w]))|(?P<word>[A-Za-z_][\w@]*)"
     r"|(?P<op>//|<<|>>|<=|>=|==|!=|->|\.\.|[-+*/%&|^<>()\[\],:{}=]))"
 )
 _BY_SYMBOL = {symbol: op for op, symbol in INFIX.items()}

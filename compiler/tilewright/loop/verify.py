@@ -225,10 +225,10 @@ def _tighter(form: Ix, ranges: Mapping[str, tuple[int, int]], largest: bool) -> 
     return hi if largest else lo
 
 
-def _sides(extent: Ix) -> list[Ix]:
-    """Both sides of a minimum: each is an upper bound of it."""
-    if len(extent.terms) == 1 and extent.const == 0 and extent.terms[0][1] == 1:
-        atom = extent.terms[0][0]
-        if isinstance(atom, Extremum) and atom.op == "min":
-            return [*_sides(atom.a), *_sides(atom.b)]
-    return [extent]
+def _sides(form: Ix) -> list[Ix]:
+    """All ways to replace the minima of a form by one of their sides: each is an upper bound."""
+    for atom, coef in form.terms:
+        if isinstance(atom, Extremum) and atom.op == "min" and coef > 0:
+            rest = form - Ix(0, ((atom, coef),))
+            return [*_sides(rest + atom.a * coef), *_sides(rest + atom.b * coef)]
+    return [form]

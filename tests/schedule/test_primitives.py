@@ -1,0 +1,136 @@
+"""Schedule primitives: what they do, what they refuse, and that no trace changes a result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loop_helpers import integers, interpret, matmul
+
+from tilewright.core.dtypes import F32, U32
+from tilewright.core.index import Ix, ix
+from tilewright.errors import ScheduleError
+from tilewright.loop.ir import For, Kernel, Load, Param, Store, dense
+from tilewright.loop.passes.specialize_tails import specialize_tails
+from tilewright.loop.rewrite import loops
+from tilewright.loop.verify import verify
+from tilewright.schedule.target import load_target
+from tilewright.schedule.templates import product
+from tilewright.schedule.trace import Step, apply, primitives, step, trace_from_json, trace_to_json
+
+
+def test_every_primitive_is_a_file_with_a_function_of_its_name() -> None:
+    assert {
+        "split",
+        "reorder",
+        "fuse",
+        "unroll",
+        "vectorize",
+        "parallelize",
+        "stage",
+        "pack",
+        "lanes",
+    } <= set(primitives())
+
+
+@pytest.mark.parametrize(
+    ("steps", "why"),
+    [
+        ([step("split", "q", 4, "qo", "qi")], "no loop `q`"),
+        ([step("split", "m", 0, "mo", "mi")], "at least 1"),
+        ([step("split", "m", 2, "n", "mi")], "already used"),
+        ([step("fuse", "m", "k", "mk")], "not the only statement"),
+        ([step("vectorize", "m")], "innermost"),
+        ([step("vectorize", "k")], "same element"),
+        ([step("parallelize", "n")], "outermost"),
+        ([step("stage", ["n", "m"])], "not perfectly nested"),
+        ([step("pack", "A", [[0, 0, "whole"], [1, 0, "whole"]])], "not a constant"),
+        ([step("lanes", "acc", "k", 3)], "power of two"),
+        ([step("unroll", "k")], "iterations"),
+    ],
+)
+def test_illegal_steps_are_refused_with_the_reason(steps: list[Step], why: str) -> None:
+    with pytest.raises(ScheduleError, match=why):
+        apply(matmul(6, 8, 600), steps)
+
+
+def test_reordering_a_carried_dependence_is_refused() -> None:
+    """y[i] = y[i - 1] style recurrences may not be turned inside out."""
+    x = Load("y", (ix("i"), ix("j") + 1), F32)
+    body = (For("i", Ix(3), (For("j", Ix(4), (Store("y", (ix("i"), ix("j")), x),)),)),)
+    kernel = Kernel("k", (Param(dense("y", F32, (3, 5)), "out"),), body)
+    with pytest.raises(ScheduleError, match="read at"):
+        apply(kernel, [step("reorder", ["j", "i"])])
+
+
+def test_reordering_two_sums_is_refused() -> None:
+    """Float sums keep their order unless a schedule asks for lanes."""
+    kernel = matmul(4, 4, 12)
+    split = apply(kernel, [step("split", "k", 3, "ko", "ki")])
+    with pytest.raises(ScheduleError, match="order of updates"):
+        apply(split, [step("reorder", ["ki", "ko"])])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.integers(1, 20), st.integers(1, 40), st.integers(1, 9))
+def test_random_legal_traces_keep_the_result(data: st.DataObject, m: int, n: int, k: int) -> None:
+    """Any sequence of primitives that is not refused computes the same, bit for bit, in u32 (the
+    ring run) and in f32 on small integers (sums are exact)."""
+    for dtype in (U32, F32):
+        kernel = matmul(m, n, k, dtype)
+        arrays = integers(kernel)
+        want = interpret(kernel, arrays)["C"]
+        scheduled, trace = kernel, []
+        for _ in range(data.draw(st.integers(0, 6))):
+            names = list(loops(scheduled.body))
+            if not names:
+                break
+            var = data.draw(st.sampled_from(names))
+            fresh = f"v{len(trace)}"
+            choice = data.draw(
+                st.sampled_from(
+                    ["split", "reorder", "unroll", "vectorize", "stage", "fuse", "lanes", "pack"]
+                )
+            )
+            s = {
+                "split": step(
+                    "split", var, data.draw(st.integers(1, 17)), f"{fresh}o", f"{fresh}i"
+                ),
+                "reorder": step("reorder", data.draw(st.permutations(names))),
+                "unroll": step("unroll", var),
+                "vectorize": step("vectorize", var),
+                "stage": step("stage", [var]),
+                "fuse": step("fuse", var, data.draw(st.sampled_from(names)), f"{fresh}f"),
+                "lanes": step("lanes", "acc", var, data.draw(st.sampled_from([2, 8]))),
+                "pack": step("pack", "B", [[1, 8, "outer"], [0, 0, "whole"], [1, 8, "inner"]]),
+            }[choice]
+            try:
+                scheduled = apply(scheduled, [s])
+                trace.append(s)
+            except ScheduleError:
+                continue
+        finished = specialize_tails(scheduled)
+        verify(finished)
+        assert np.array_equal(interpret(finished, arrays)["C"], want), trace
+        again = apply(kernel, trace_from_json(trace_to_json(trace)))
+        assert again == scheduled
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 130, 7), (13, 17, 5), (6, 64, 16), (31, 33, 3)])
+def test_default_product_traces(shape: tuple[int, int, int], target: str) -> None:
+    for dtype in (F32, U32):
+        kernel = matmul(*shape, dtype)
+        trace = product(kernel, load_target(target))
+        finished = specialize_tails(apply(kernel, trace))
+        verify(finished)
+        arrays = integers(kernel)
+        assert np.array_equal(interpret(finished, arrays)["C"], arrays["A"] @ arrays["B"])
+        assert apply(kernel, trace_from_json(trace_to_json(trace))) == apply(kernel, trace)
+
+
+def test_malformed_traces_are_refused() -> None:
+    for data in ("x", [["nope"]], [[]], [1]):
+        with pytest.raises(ScheduleError):
+            trace_from_json(data)
