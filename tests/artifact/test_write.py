@@ -234,6 +234,22 @@ def test_a_wrong_cc_is_a_note(
     assert "`false` failed" in written.notes[0]
 
 
+def test_a_linker_that_fails_costs_the_shared_library_only(
+    object_code: bytes,
+    spec: Spec,
+    target: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer, "_LINK_FLAGS", ("-Wl,--no-such-option",))
+    written = write_artifact(tmp_path / "out", spec, object_code, {}, target)
+    assert "tiny.so" not in written.files
+    assert written.notes[0].startswith("tiny.so was not made: ")
+    names = [n for n, _ in archive.unpack((tmp_path / "out" / "tiny.a").read_bytes(), "tiny.a")]
+    assert names == ["tiny.o", "tilewright_pool.o"]
+    assert verify_artifact(tmp_path / "out") == []
+
+
 def test_cross_candidates() -> None:
     assert toolchain._candidates("aarch64-unknown-linux-gnu")[0].startswith(
         ("aarch64-linux-gnu-gcc", "cc")

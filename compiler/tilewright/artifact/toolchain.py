@@ -36,6 +36,11 @@ class Compiler:
         """The command as one would type it."""
         return shlex.join(self.command)
 
+    @property
+    def is_zig(self) -> bool:
+        """Whether this is clang with the linker and the C libraries of zig."""
+        return "ziglang" in self.command or Path(self.command[0]).name.startswith("zig")
+
     def run(self, arguments: Sequence[str], cwd: Path) -> str:
         """Run the compiler in `cwd` and return what it prints; `ToolchainError` has its first error."""
         environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "LC_ALL": "C"}

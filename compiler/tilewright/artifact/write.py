@@ -43,7 +43,7 @@ _POOL_FLAGS = (
 #: -nostartfiles: there is nothing to construct or destroy.
 _LINK_FLAGS = (
     "-shared", "-nostartfiles", "-g0", "-pthread", "-Wl,--version-script=exports.map",
-    "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,text", "-Wl,-z,defs",
+    "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,defs",
     "-Wl,--build-id=none", "-Wl,--hash-style=gnu", "-Wl,--as-needed", "-Wl,-s",
 )  # fmt: skip
 
@@ -131,8 +131,10 @@ def _build(
         if compiler is None:
             written.notes.append(missing(triple, name))
         else:
-            members.append(("tilewright_pool.o", _link(stage, name, compiler)))
+            pool = _compile_pool(stage, compiler)
+            members.append(("tilewright_pool.o", pool))
             tools["c_compiler"] = compiler.version()
+            _link(stage, name, pool, compiler)
     except ToolchainError as err:
         (stage / f"{name}.so").unlink(missing_ok=True)
         written.notes.append(f"{name}.so was not made: {err}")
@@ -140,22 +142,30 @@ def _build(
     return {**facts, "tools": tools}
 
 
-def _link(stage: Path, name: str, compiler: Compiler) -> bytes:
-    """Make NAME.so, which exports the entry points and the pool and nothing else; returns the pool's
-    object code."""
+def _compile_pool(stage: Path, compiler: Compiler) -> bytes:
+    """Object code of the thread pool."""
     with tempfile.TemporaryDirectory(dir=stage.parent) as folder:
         work = Path(folder)
-        for file in (*_POOL_SOURCES, f"{name}.o"):
+        for file in _POOL_SOURCES:
             shutil.copyfile(stage / file, work / file)
-        exports = f"{{ global: {name}_run; {name}_run_parallel; tilewright_pool_*; local: *; }};\n"
-        (work / "exports.map").write_text(exports, encoding="utf-8")
         compiler.run(_POOL_FLAGS, work)
-        library = f"{name}.so"
-        compiler.run(
-            [*_LINK_FLAGS, f"-Wl,-soname,{library}", f"{name}.o", "pool.o", "-o", library], work
-        )
-        shutil.copyfile(work / library, stage / library)
         return (work / "pool.o").read_bytes()
+
+
+def _link(stage: Path, name: str, pool: bytes, compiler: Compiler) -> None:
+    """Make NAME.so, which exports the entry points and the pool and nothing else."""
+    exports = f"{{ global: {name}_run; {name}_run_parallel; tilewright_pool_*; local: *; }};\n"
+    library = f"{name}.so"
+    flags = [*_LINK_FLAGS, f"-Wl,-soname,{library}"]
+    if not compiler.is_zig:  # whose linker refuses relocations in code always, and the option too
+        flags.append("-Wl,-z,text")
+    with tempfile.TemporaryDirectory(dir=stage.parent) as folder:
+        work = Path(folder)
+        (work / "exports.map").write_text(exports, encoding="utf-8")
+        (work / "pool.o").write_bytes(pool)
+        shutil.copyfile(stage / f"{name}.o", work / f"{name}.o")
+        compiler.run([*flags, f"{name}.o", "pool.o", "-o", library], work)
+        shutil.copyfile(work / library, stage / library)
 
 
 def _finish(stage: Path, manifest: Manifest, written: Written) -> None:
