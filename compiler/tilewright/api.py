@@ -15,8 +15,6 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-import llvmlite
-
 from tilewright.artifact.toolchain import find_compiler
 from tilewright.artifact.write import Written, write_artifact
 from tilewright.codegen.llvm import Jit, to_assembly, to_object
@@ -127,7 +125,7 @@ def _facts(program: Program, model_hash: str) -> dict[str, Any]:
         ],
         "tools": {
             "tilewright": metadata.version("tilewright"),
-            "llvmlite": str(llvmlite.__version__),
+            "llvmlite": metadata.version("llvmlite"),
         },
     }
 

@@ -19,22 +19,32 @@ MAX_LINES = 500
 def test_file(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     lines = text.count("\n")
-    assert lines <= MAX_LINES, f"{path} has {lines} lines, at most {MAX_LINES}: split it by what changes together"
+    assert lines <= MAX_LINES, (
+        f"{path} has {lines} lines, at most {MAX_LINES}: split it by what changes together"
+    )
     if text.strip():
-        assert ast.get_docstring(ast.parse(text)), f"{path} does not open with a docstring: what comes in, what goes out"
+        assert ast.get_docstring(ast.parse(text)), (
+            f"{path} does not open with a docstring: what comes in, what goes out"
+        )
     left = re.search(r"#\s*(TODO|FIXME|XXX|HACK)\b", text)
-    assert left is None, f"{path} leaves `{left and left.group(0)}`: do it, or say in an issue what is missing"
+    assert left is None, (
+        f"{path} leaves `{left and left.group(0)}`: do it, or say in an issue what is missing"
+    )
 
 
 def test_every_package_is_installed() -> None:
     """A package that pyproject.toml does not list works from a checkout and is missing in a wheel."""
-    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]
     found = {
         ".".join(p.parent.relative_to(ROOT / "compiler").parts)
         for p in (ROOT / "compiler").rglob("__init__.py")
     }
     found |= {"tilewright.kernels", "tilewright.targets", "tilewright.tuning_logs"}
-    assert found == set(tool["packages"]), "pyproject.toml's list of packages and the folders differ"
+    assert found == set(tool["packages"]), (
+        "pyproject.toml's list of packages and the folders differ"
+    )
 
 
 def test_every_operator_explains_itself() -> None:

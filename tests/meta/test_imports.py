@@ -119,7 +119,9 @@ def test_third_party(path: Path) -> None:
         top = name.split(".")[0]
         allowed = ONLY.get(top)
         if allowed is not None and area(path) not in allowed:
-            pytest.fail(f"{path} imports {name}, but only {', '.join(allowed)} may import {top} (DESIGN.md §2)")
+            pytest.fail(
+                f"{path} imports {name}, but only {', '.join(allowed)} may import {top} (DESIGN.md §2)"
+            )
 
 
 @pytest.mark.parametrize("path", CASES)
@@ -141,7 +143,7 @@ def test_device_side_stands_alone(path: Path) -> None:
 def test_operators_and_targets_are_discovered(path: Path) -> None:
     for name in imports(path):
         for found in ("tilewright.kernels", "tilewright.targets"):
-            if not inside(name, found) or inside(module_name(path), found) and name == found:
+            if not inside(name, found) or (inside(module_name(path), found) and name == found):
                 continue
             pytest.fail(
                 f"{path} imports {name}, but operators and targets are found by the registry, never "
