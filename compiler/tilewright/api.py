@@ -36,14 +36,9 @@ class CompiledModel(Model):
         self.program = program
         self.source_hash = source_hash
         self._session = Session(program, Jit(emit_module(program.plan(), False), program.target))
-        main, weights = self._session.main, self._session.weights.ctypes.data
         pool = _pool(threads) if threads > 1 else None
-        parallel = pool.parallel if pool else None
-
-        def entry(inputs: int, outputs: int, arena: int) -> int:
-            return int(main(inputs, outputs, arena, weights, parallel))
-
-        super().__init__(spec_of(program), entry, keep=pool)
+        trailing = (self._session.weights.ctypes.data, pool.parallel if pool else None)
+        super().__init__(spec_of(program), self._session.main, keep=pool, trailing=trailing)
 
     def save(self, directory: str | Path) -> Written:
         """Write the artifact: object, static and shared library, header, manifest, C example."""

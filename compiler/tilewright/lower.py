@@ -20,11 +20,9 @@ from tilewright.graph.ir import Node, TensorType
 from tilewright.graph.layout import Placement
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import (
-    Block,
     Buffer,
     Const,
     Expr,
-    For,
     Kernel,
     Load,
     Param,
