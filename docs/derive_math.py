@@ -1,30 +1,39 @@
-"""Derives the polynomial coefficients of compiler/tilewright/loop/passes/expand_math.py.
+"""Derives the coefficients of compiler/tilewright/loop/passes/expand_math.py.
 
-Method: minimax fit by Lawson's iteratively reweighted least squares on Chebyshev nodes, in float64,
-relative error. Run `python docs/derive_math.py`; it prints each table and its maximum relative error.
+Method: minimax fits of the relative error by Lawson's iteratively reweighted least squares on
+Chebyshev nodes, in float64. Rational fits solve P - f Q = 0 with each row divided by the previous Q
+(Sanathanan & Koerner, 1963). Run `python docs/derive_math.py`: it prints each table, rounded to
+float32, and the largest relative error before rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import erfc
+from math import erf, log, pi, sqrt
 
 import numpy as np
+import numpy.typing as npt
 
-Fn = Callable[[np.ndarray], np.ndarray]
+Floats = npt.NDArray[np.float64]
+Fn = Callable[[Floats], Floats]
+LN2 = log(2)
+NODES = 3000
 
 
-def fit(f: Fn, lo: float, hi: float, degree: int, weight: Fn) -> tuple[np.ndarray, float]:
+def _nodes(lo: float, hi: float) -> Floats:
+    t = np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
+    return np.asarray((hi - lo) / 2 * t + (hi + lo) / 2)
+
+
+def polynomial(f: Fn, lo: float, hi: float, degree: int, weight: Fn) -> tuple[Floats, float]:
     """Coefficients (constant first) that minimise max |p - f| * weight on [lo, hi]."""
-    nodes = np.cos(np.pi * (np.arange(4000) + 0.5) / 4000)
-    x = (hi - lo) / 2 * nodes + (hi + lo) / 2
+    x = _nodes(lo, hi)
     a = np.vander(x, degree + 1, increasing=True)
-    y, w = f(x), weight(x)
-    lawson = np.ones_like(x)
+    y, w, lawson = f(x), weight(x), np.ones(NODES)
     best, best_error = np.zeros(degree + 1), np.inf
-    for _ in range(200):
-        s = np.sqrt(lawson) * w
-        c, *_ = np.linalg.lstsq(a * s[:, None], y * s, rcond=None)
+    for _ in range(300):
+        rows = np.sqrt(lawson) * w
+        c = np.linalg.lstsq(a * rows[:, None], y * rows, rcond=None)[0]
         error = np.abs(a @ c - y) * w
         if error.max() < best_error:
             best, best_error = c, float(error.max())
@@ -33,28 +42,59 @@ def fit(f: Fn, lo: float, hi: float, degree: int, weight: Fn) -> tuple[np.ndarra
     return best, best_error
 
 
-def show(name: str, result: tuple[np.ndarray, float]) -> None:
-    print(f"{name} = (  # max relative error {result[1]:.1e}")
-    for c in result[0]:
-        print(f"    {np.float32(c)!r},")
-    print(")")
+def rational(f: Fn, hi: float, p: int, q: int) -> tuple[Floats, Floats, float]:
+    """P of degree `p` and Q of degree `q`, Q(0) = 1: P / Q is f on (0, hi], relative error."""
+    x = _nodes(1e-9, hi)
+    s, y = x / hi, f(x)
+    a, b = np.vander(s, p + 1, increasing=True), np.vander(s, q + 1, increasing=True)
+    lawson, denominator = np.ones(NODES), np.ones(NODES)
+    best, best_error = np.zeros(p + q + 1), np.inf
+    for _ in range(400):
+        rows = np.sqrt(lawson) / (y * denominator)
+        m = np.hstack([a, -b[:, 1:] * y[:, None]]) * rows[:, None]
+        size = np.linalg.norm(m, axis=0)
+        c = np.linalg.lstsq(m / size, y * rows, rcond=1e-16)[0] / size
+        denominator = 1 + b[:, 1:] @ c[p + 1 :]
+        error = np.abs(a @ c[: p + 1] / denominator / y - 1)
+        if error.max() < best_error:
+            best, best_error = c, float(error.max())
+        lawson *= np.sqrt(error / error.max()) + 1e-3
+        lawson /= lawson.max()
+    top, bottom = best[: p + 1], np.r_[1, best[p + 1 :]]
+    return top / hi ** np.arange(p + 1.0), bottom / hi ** np.arange(q + 1.0), best_error
+
+
+def show(name: str, coefficients: Floats, error: float) -> None:
+    print(f"# max relative error {error:.1e}")
+    print(f"_{name} = ({', '.join(str(np.float32(c)) for c in coefficients)})")
 
 
 def main() -> None:
-    ln2 = np.log(2)
-    # exp(r) = 1 + r + r^2 * P(r)
-    show("EXP", fit(lambda r: (np.expm1(r) - r) / r**2, -ln2 / 2 * 1.001, ln2 / 2 * 1.001, 4, lambda r: r**2 / np.exp(r)))
-    # log(1 + f) = f - f^2/2 + f^3 * P(f)
-    show("LOG", fit(lambda f: (np.log1p(f) - f + f * f / 2) / f**3, np.sqrt(0.5) - 1, np.sqrt(2) - 1, 7, lambda f: np.abs(f**3 / np.log1p(f))))
-    # tanh(x) = x + x^3 * P(x^2) for |x| <= 0.65
-    show("TANH", fit(lambda z: (np.tanh(np.sqrt(z)) / np.sqrt(z) - 1) / z, 1e-6, 0.65**2, 4, lambda z: z))
-    # erf(x) = x * P(x^2) for |x| <= 1
-    ve = np.vectorize(erfc)
-    show("ERF", fit(lambda z: (1 - ve(np.sqrt(z))) / np.sqrt(z), 1e-6, 1.0, 6, lambda z: np.sqrt(z) / (1 - ve(np.sqrt(z)))))
-    # erfc(x) = exp(-Q(x)) for 1 <= x <= 4
-    show("ERFC", fit(lambda x: -np.log(ve(x)), 1.0, 4.0, 7, lambda x: ve(x) / (1 - ve(x))))
-    # sin(r) = r + r^3 * P(r^2) for |r| <= pi/2
-    show("SIN", fit(lambda z: (np.sin(np.sqrt(z)) / np.sqrt(z) - 1) / z, 1e-6, (np.pi / 2) ** 2 * 1.001, 4, lambda z: z * np.sqrt(z) / np.sin(np.sqrt(z))))
+    # e^r = 1 + r * P(r), |r| <= ln 2 / 2
+    show("EXP", *polynomial(
+        lambda r: np.expm1(r) / r, -LN2 / 2 * 1.001, LN2 / 2 * 1.001, 4, lambda r: np.abs(r) / np.exp(r)
+    ))  # fmt: skip
+    # log(1 + f) = f - f^2/2 + f^3 * P(f), sqrt(1/2) <= 1 + f <= sqrt(2)
+    lo, hi = sqrt(0.5) - 1, sqrt(2) - 1
+    for name, degree in (("LOG", 7), ("LOG_LONG", 9)):
+        show(name, *polynomial(
+            lambda f: (np.log1p(f) - f + f * f / 2) / f**3, lo, hi, degree,
+            lambda f: np.abs(f**3 / np.log1p(f)),
+        ))  # fmt: skip
+    # tanh(x) = x P(x^2) / Q(x^2), |x| <= 9.02
+    p, q, error = rational(lambda z: np.tanh(np.sqrt(z)) / np.sqrt(z), 9.02**2, 4, 4)
+    show("TANH_P", p, error)
+    show("TANH_Q", q, error)
+    # erf(x) = x P(x^2) / Q(x^2), |x| <= 3.93
+    erfs = np.vectorize(erf, otypes=[np.float64])
+    p, q, error = rational(lambda z: erfs(np.sqrt(z)) / np.sqrt(z), 3.93**2, 5, 5)
+    show("ERF_P", p, error)
+    show("ERF_Q", q, error)
+    # sin(r) = r + r^3 * P(r^2), |r| <= pi / 2
+    show("SIN", *polynomial(
+        lambda z: (np.sin(np.sqrt(z)) / np.sqrt(z) - 1) / z, 1e-6, (pi / 2) ** 2 * 1.001, 4,
+        lambda z: z * np.sqrt(z) / np.sin(np.sqrt(z)),
+    ))  # fmt: skip
 
 
 if __name__ == "__main__":
