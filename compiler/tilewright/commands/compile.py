@@ -39,7 +39,7 @@ def command(
 ) -> None:
     """Compile a model ahead of time: object, libraries, header, manifest, C example."""
     start = time.perf_counter()
-    if name is not None and not name.isidentifier():
+    if name is not None and not (name.isidentifier() and name.isascii()):
         raise typer.BadParameter(f"--name {name} is not a C identifier")
     path, shapes = locate(model, shape)
     with progress() as report:

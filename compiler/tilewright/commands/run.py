@@ -39,7 +39,7 @@ def command(
     input: Annotated[list[str] | None, typer.Option(help="name=file.npy; repeatable")] = None,
     random: Annotated[int, typer.Option(help="seed for inputs that are not given")] = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="directory for outputs as .npy")
+        Path | None, typer.Option("--output", "-o", help="directory for outputs, NUMBER_NAME.npy")
     ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="time of every kernel")] = False,
     threads: Threads = 1,
@@ -93,8 +93,8 @@ def _show(compiled: Model, results: list[Array], output: Path | None) -> None:
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         for i, (t, a) in enumerate(zip(compiled.outputs, results, strict=True)):
-            name = "".join(c if c.isalnum() or c in "._-" else "_" for c in t.name) or f"output_{i}"
-            np.save(output / f"{name}.npy", a)
+            name = "".join(c if c.isalnum() or c in "._-" else "_" for c in t.name)
+            np.save(output / f"{i}_{name}.npy", a)
 
 
 def _profile(compiled: api.CompiledModel, arrays: list[Array]) -> None:
