@@ -3,7 +3,7 @@
 Method: minimax fits of the relative error by Lawson's iteratively reweighted least squares on
 Chebyshev nodes, in float64. Rational fits solve P - f Q = 0 with each row divided by the previous Q
 (Sanathanan & Koerner, 1963). Run `python docs/derive_math.py`: it prints each table, rounded to
-float32, and the largest relative error before rounding.
+float32, and the largest relative error of the rounded table in exact arithmetic.
 """
 
 from __future__ import annotations
@@ -25,25 +25,46 @@ def _nodes(lo: float, hi: float) -> Floats:
     return np.asarray((hi - lo) / 2 * t + (hi + lo) / 2)
 
 
-def polynomial(f: Fn, lo: float, hi: float, degree: int, weight: Fn) -> tuple[Floats, float]:
-    """Coefficients (constant first) that minimise max |p - f| * weight on [lo, hi]."""
+def polynomial(
+    f: Fn, lo: float, hi: float, degree: int, weight: Fn, start: tuple[float, ...] = ()
+) -> tuple[Floats, float]:
+    """Coefficients (constant first) that minimise max |p - f| * weight on [lo, hi].
+
+    They are exact float32: each is rounded in turn, from the constant up, and those that are left
+    are fitted again, so that they make up for the rounding. `start` holds coefficients given before.
+    """
     x = _nodes(lo, hi)
-    a = np.vander(x, degree + 1, increasing=True)
-    y, w, lawson = f(x), weight(x), np.ones(NODES)
-    best, best_error = np.zeros(degree + 1), np.inf
+    powers = np.vander(x, degree + 1, increasing=True)
+    y, w = f(x), weight(x)
+    fixed = list(start)
+    while len(fixed) <= degree:
+        rest = y - powers[:, : len(fixed)] @ np.array(fixed)
+        fixed.append(float(np.float32(_lawson(powers[:, len(fixed) :], rest, w)[0])))
+    c = np.array(fixed)
+    return c, float((np.abs(powers @ c - y) * w).max())
+
+
+def _lawson(a: Floats, y: Floats, w: Floats) -> Floats:
+    lawson = np.ones(NODES)
+    best, best_error = np.zeros(a.shape[1]), np.inf
     for _ in range(300):
         rows = np.sqrt(lawson) * w
-        c = np.linalg.lstsq(a * rows[:, None], y * rows, rcond=None)[0]
+        m = a * rows[:, None]
+        size = np.linalg.norm(m, axis=0)
+        c = np.linalg.lstsq(m / size, y * rows, rcond=1e-16)[0] / size
         error = np.abs(a @ c - y) * w
         if error.max() < best_error:
             best, best_error = c, float(error.max())
         lawson *= error / error.max() + 1e-3
         lawson /= lawson.max()
-    return best, best_error
+    return best
 
 
 def rational(f: Fn, hi: float, p: int, q: int) -> tuple[Floats, Floats, float]:
-    """P of degree `p` and Q of degree `q`, Q(0) = 1: P / Q is f on (0, hi], relative error."""
+    """P of degree `p` and Q of degree `q`, Q(0) = 1: P / Q is f on (0, hi], relative error.
+
+    Q is rounded to float32 first, then P is fitted again to f Q as a polynomial.
+    """
     x = _nodes(1e-9, hi)
     s, y = x / hi, f(x)
     a, b = np.vander(s, p + 1, increasing=True), np.vander(s, q + 1, increasing=True)
@@ -55,13 +76,20 @@ def rational(f: Fn, hi: float, p: int, q: int) -> tuple[Floats, Floats, float]:
         size = np.linalg.norm(m, axis=0)
         c = np.linalg.lstsq(m / size, y * rows, rcond=1e-16)[0] / size
         denominator = 1 + b[:, 1:] @ c[p + 1 :]
-        error = np.abs(a @ c[: p + 1] / denominator / y - 1)
-        if error.max() < best_error:
-            best, best_error = c, float(error.max())
-        lawson *= np.sqrt(error / error.max()) + 1e-3
+        residual = np.abs(a @ c[: p + 1] / denominator / y - 1)
+        if residual.max() < best_error:
+            best, best_error = c, float(residual.max())
+        lawson *= np.sqrt(residual / residual.max()) + 1e-3
         lawson /= lawson.max()
-    top, bottom = best[: p + 1], np.r_[1, best[p + 1 :]]
-    return top / hi ** np.arange(p + 1.0), bottom / hi ** np.arange(q + 1.0), best_error
+    bottom = np.float32(np.r_[1, best[p + 1 :]] / hi ** np.arange(q + 1.0)).astype(np.float64)
+
+    def denominator_at(z: Floats) -> Floats:
+        return np.vander(z, q + 1, increasing=True) @ bottom
+
+    top, error = polynomial(
+        lambda z: f(z) * denominator_at(z), 1e-9, hi, p, lambda z: 1 / (f(z) * denominator_at(z))
+    )
+    return top, bottom, error
 
 
 def show(name: str, coefficients: Floats, error: float) -> None:
