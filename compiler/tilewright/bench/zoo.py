@@ -191,7 +191,7 @@ def _run(command: Sequence[str], model: ZooModel, folder: Path) -> None:
         lines = [s.strip() for s in done.stderr.splitlines() if "error" in s.lower()]
         why = lines[-1] if lines else "no reason given"
         raise ZooError(
-            f"cannot fetch {model.origin} ({why}): check the network and the registry's settings"
+            f"cannot fetch {model.name} from {model.origin} ({why}): check the network and the registry's settings"
         )
 
 

