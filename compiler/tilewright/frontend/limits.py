@@ -1,7 +1,8 @@
 """Limits on what a foreign model file may ask for.
 
 In: sizes and counts read from a file. Out: nothing, or a `ModelError`.
-Invariant: no allocation is made for a number that did not pass through here.
+Invariant: no allocation is made for a number that did not pass through here. Products are Python
+integers, so they cannot overflow.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ MAX_FILE_BYTES = 2 << 30  # the largest message protobuf can hold
 MAX_TENSOR_ELEMENTS = 1 << 31
 MAX_DIM = 1 << 31
 MAX_RANK = 16
+#: Nodes after inlining of functions and branches (small files can describe huge graphs).
 MAX_NODES = 200_000
 MAX_DEPTH = 32
-#: Constants larger than this are not folded into larger ones.
+#: Results larger than this are not computed at compile time.
 MAX_FOLDED_ELEMENTS = 1 << 28
+#: All constants that one import computes (not reads) together.
+MAX_FOLDED_BYTES = 4 << 30
 
 
 def check_shape(shape: Sequence[int], what: str) -> tuple[int, ...]:
@@ -36,3 +40,33 @@ def check_shape(shape: Sequence[int], what: str) -> tuple[int, ...]:
             f"{what} has {total} elements: at most {MAX_TENSOR_ELEMENTS} are supported"
         )
     return tuple(int(n) for n in shape)
+
+
+def check_constant(shape: Sequence[int], what: str) -> tuple[int, ...]:
+    """Like `check_shape`, for a constant that is computed rather than read from the file."""
+    dims = check_shape(shape, what)
+    total = 1
+    for n in dims:
+        total *= n
+    if total > MAX_FOLDED_ELEMENTS:
+        raise ModelError(
+            f"{what} makes a constant of {total} elements: at most {MAX_FOLDED_ELEMENTS} are supported"
+        )
+    return dims
+
+
+def check_depth(depth: int) -> None:
+    """Whether graphs and functions nest sensibly."""
+    if depth > MAX_DEPTH:
+        raise ModelError(
+            f"graphs or functions nest deeper than {MAX_DEPTH} levels, or a function calls itself: "
+            "the file is damaged"
+        )
+
+
+def check_nodes(count: int) -> None:
+    """Whether the number of nodes is sensible."""
+    if count > MAX_NODES:
+        raise ModelError(
+            f"the model has {count} nodes or more: at most {MAX_NODES} are supported, split the model"
+        )

@@ -1,4 +1,5 @@
-"""ONNX operators that vanish on import: constants, identities and shape arithmetic.
+"""ONNX operators that vanish on import (constants, identities, shape arithmetic), and those that
+cannot be compiled at all, with the reason.
 
 In: an `ImportNode`. Out: value names. Invariant: none of these adds a node to the graph; their results
 are constants, or an input of theirs under its own name.
@@ -6,6 +7,7 @@ are constants, or an input of theirs under its own name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,7 +23,7 @@ def constant(node: ImportNode) -> Sequence[str]:
             kind = np.float32 if "float" in name else np.int64
             array = v if name == "value" else np.asarray(v, kind)
             return [node.constant(array)]
-    raise node.fail("a Constant of strings or sparse values is not supported")
+    raise node.fail("a Constant of strings or sparse values is not supported: use a dense tensor")
 
 
 def identity(node: ImportNode) -> Sequence[str]:
@@ -29,8 +31,12 @@ def identity(node: ImportNode) -> Sequence[str]:
 
 
 def dropout(node: ImportNode) -> Sequence[str]:
+    """Inference: the input; the mask, if wanted, keeps everything."""
+    if node.has(2) and node.need_const(2, "the training mode").reshape(-1)[0]:
+        raise node.fail("Dropout in training mode is random: export the model for inference")
     if node.output_count > 1:
-        mask = np.ones(node.type(0).shape, np.bool_)
+        t = node.type(0)
+        mask = np.ones(t.shape, np.bool_ if node.opset >= 10 else t.dtype.numpy)
         return [node.inputs[0], node.constant(mask, "mask")]
     return [node.inputs[0]]
 
@@ -46,19 +52,33 @@ def size(node: ImportNode) -> Sequence[str]:
 
 
 def constant_of_shape(node: ImportNode) -> Sequence[str]:
-    wanted = limits.check_shape(
+    wanted = limits.check_constant(
         [int(n) for n in node.need_const(0, "the shape")], f"node `{node.name}`"
     )
     value = node.attr("value", np.zeros(1, np.float32))
+    if value.size != 1:
+        raise node.fail(f"the attribute `value` has {value.size} elements, it must have one")
     return [node.constant(np.full(wanted, value.reshape(-1)[0], value.dtype), "filled")]
 
 
 def range_(node: ImportNode) -> Sequence[str]:
-    start, limit, delta = (node.need_const(i, "a bound").reshape(-1)[0] for i in range(3))
+    bounds = [node.need_const(i, "a bound of the range") for i in range(3)]
+    if any(b.size != 1 for b in bounds):
+        raise node.fail("start, limit and delta must be scalars")
+    start, limit, delta = (b.reshape(-1)[0].item() for b in bounds)
     if delta == 0:
-        raise node.fail("Range with a step of 0")
-    limits.check_shape([max(0, int((limit - start) / delta) + 1)], f"node `{node.name}`")
-    return [node.constant(np.arange(start, limit, delta, dtype=np.asarray(start).dtype), "range")]
+        raise node.fail("the range has a step of 0")
+    count = max(0, math.ceil((limit - start) / delta))
+    limits.check_constant([count], f"node `{node.name}`")
+    values = np.asarray(start) + np.arange(count) * np.asarray(delta)
+    return [node.constant(values.astype(bounds[0].dtype), "range")]
+
+
+def nonzero(node: ImportNode) -> Sequence[str]:
+    """Common in exported shape arithmetic; at run time its shape would depend on the data."""
+    x = node.need_const(0, "the tensor whose non-zero elements are listed")
+    found = np.asarray(np.nonzero(x), np.int64) if x.ndim else np.zeros((0, int(bool(x))), np.int64)
+    return [node.constant(found, "nonzero")]
 
 
 STRUCTURAL: dict[str, Callable[[ImportNode], Sequence[str]]] = {
@@ -69,4 +89,30 @@ STRUCTURAL: dict[str, Callable[[ImportNode], Sequence[str]]] = {
     "Size": size,
     "ConstantOfShape": constant_of_shape,
     "Range": range_,
+    "NonZero": nonzero,
 }
+
+_LOOPS = "loops whose length is known only at run time are not supported: unroll it when exporting"
+_SEQUENCES = "sequences of tensors are not supported: use Split or Concat in the model"
+_DATA_SHAPE = "the shape of its result depends on the data: compute this step outside the model"
+_RANDOM = "random numbers are not supported: make them an input of the model"
+_STRINGS = "strings are not supported: compute this step outside the model"
+
+#: ONNX operators that need what a static dataflow graph does not have -> reason and what to do.
+REFUSED: dict[str, str] = {
+    "Loop": _LOOPS, "Scan": _LOOPS,
+    **dict.fromkeys(
+        ("SequenceConstruct", "SequenceEmpty", "SequenceAt", "SequenceInsert", "SequenceErase",
+         "SequenceLength", "SequenceMap", "SplitToSequence", "ConcatFromSequence", "Optional",
+         "OptionalGetElement", "OptionalHasElement"), _SEQUENCES,
+    ),
+    **dict.fromkeys(("NonMaxSuppression", "Unique", "Compress"), _DATA_SHAPE),
+    **dict.fromkeys(
+        ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
+         "Multinomial"), _RANDOM,
+    ),
+    **dict.fromkeys(
+        ("StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch", "TfIdfVectorizer"),
+        _STRINGS,
+    ),
+}  # fmt: skip

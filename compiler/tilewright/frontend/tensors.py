@@ -6,12 +6,13 @@ Invariant: the data has exactly as many elements as the shape asks for.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from tilewright.core.dtypes import ALL, DType
+from tilewright.core.dtypes import ALL, BOOL, DType
 from tilewright.errors import ModelError
 from tilewright.frontend import limits
 from tilewright.frontend.external_data import read_external
@@ -41,16 +42,18 @@ def read_tensor(t: onnx.TensorProto, folder: Path | None, what: str) -> Array:
     """A tensor's value; raw, typed or external data."""
     shape = limits.check_shape(list(t.dims), what)
     dtype = element_type(t.data_type, what)
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     if t.data_location == onnx.TensorProto.EXTERNAL:
         info = {e.key: e.value for e in t.external_data}
         try:
-            offset, length = int(info.get("offset", 0)), int(info.get("length", 0))
+            offset = int(info.get("offset", 0))
+            length = int(info["length"]) if "length" in info else None
         except ValueError:
             raise ModelError(
-                f"{what}: the external data's offset or length is not a number"
+                f"{what}: the external data's offset or length is not a number: the file is damaged"
             ) from None
-        raw = read_external(folder, info.get("location", ""), offset, length, what)
+        want = count * dtype.bytes
+        raw = read_external(folder, info.get("location", ""), offset, length, want, what)
         return _from_bytes(raw, dtype, shape, what)
     if t.HasField("raw_data"):
         return _from_bytes(t.raw_data, dtype, shape, what)
@@ -64,9 +67,11 @@ def read_tensor(t: onnx.TensorProto, folder: Path | None, what: str) -> Array:
 
 
 def _from_bytes(raw: bytes, dtype: DType, shape: tuple[int, ...], what: str) -> Array:
-    want = int(np.prod(shape, dtype=np.int64)) * dtype.bytes
+    want = math.prod(shape) * dtype.bytes
     if len(raw) != want:
         raise ModelError(
             f"{what} has {len(raw)} bytes of data, its shape {list(shape)} needs {want}"
         )
+    if dtype is BOOL:  # any byte but 0 is true, and must become 1
+        return np.frombuffer(raw, np.uint8).astype(np.bool_).reshape(shape)
     return np.frombuffer(raw, dtype.numpy.newbyteorder("<")).astype(dtype.numpy).reshape(shape)

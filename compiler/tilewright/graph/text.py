@@ -2,7 +2,13 @@
 
 In: a `Graph`. Out: one line per input, constant, node and output; and the way back.
 Large constants are written as a content hash; `parse` takes their arrays from a dict by name.
-Invariant: parse(to_text(g), g.constants) equals g.
+Invariant: `same_graph(parse(to_text(g), g.constants), g)`.
+
+    graph net
+    input x: f32[1, 3, 8, 8]
+    const w: f32[8, 3, 3, 3] = sha256 0123456789abcdef
+    y: f32[1, 8, 8, 8] = conv2d(x, w) {dilations=(1, 1), group=1, ...} # 'conv 1'
+    output y
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ import ast
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
@@ -19,15 +25,24 @@ from tilewright.core.dtypes import ALL
 from tilewright.errors import IRError
 from tilewright.graph.ir import Array, AttrValue, Graph, Node, TensorType
 
+#: Constants up to this many elements are readable in the text.
 _INLINE = 8
 
+Constants = Literal["inline-small", "inline", "hash"]
 
-def to_text(graph: Graph) -> str:
-    """Text of `graph`; names are quoted only where they are not plain words."""
+
+def to_text(graph: Graph, constants: Constants = "inline-small") -> str:
+    """Text of `graph`; names are quoted only where they are not plain words.
+
+    `constants`: which ones are written out, the others as a content hash.
+    """
+    limit = {"inline-small": _INLINE, "inline": None, "hash": -1}[constants]
     lines = [f"graph {_name(graph.name)}"]
     lines += [f"input {_name(n)}: {graph.types[n]}" for n in graph.inputs]
     for n, array in graph.constants.items():
-        lines.append(f"const {_name(n)}: {graph.types[n]} = {_array(array)}")
+        short = limit is None or array.size <= limit
+        shown = _values(array) if short and not _has_nan(array) else _hash(array)
+        lines.append(f"const {_name(n)}: {graph.types[n]} = {shown}")
     for node in graph.nodes:
         outs = ", ".join(f"{_name(o)}: {graph.types[o]}" for o in node.outputs)
         ins = ", ".join(_name(i) if i else "_" for i in node.inputs)
@@ -37,96 +52,229 @@ def to_text(graph: Graph) -> str:
     return "\n".join(lines) + "\n"
 
 
+def same_graph(a: Graph, b: Graph) -> bool:
+    """Whether two graphs are equal: structure, names and types, and constants bit for bit."""
+    parts = ((g.name, g.inputs, g.outputs, g.nodes, g.types, list(g.constants)) for g in (a, b))
+    return next(parts) == next(parts) and all(
+        _hash(v) == _hash(b.constants[k]) and v.dtype == b.constants[k].dtype
+        for k, v in a.constants.items()
+    )
+
+
 def _name(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z%][\w.%]*", name) and name != "_" else repr(name)
+    return name if re.fullmatch(_WORD, name, re.ASCII) and name != "_" else ascii(name)
 
 
 def _attr(v: AttrValue) -> str:
-    return repr(v)
+    if isinstance(v, tuple):
+        return f"({''.join(f'{_attr(x)}, ' for x in v).removesuffix(' ' if len(v) == 1 else ', ')})"
+    return ascii(v)
 
 
-def _array(a: Array) -> str:
-    if a.size <= _INLINE:
-        flat = [x.hex() if isinstance(x, float) else x for x in a.reshape(-1).tolist()]
-        return repr(flat)
+def _hash(a: Array) -> str:
     return f"sha256 {hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()[:16]}"
+
+
+def _has_nan(a: Array) -> bool:
+    """NaNs have signs and payloads, which the text of a number loses."""
+    return a.dtype.kind == "f" and bool(np.isnan(a).any())
+
+
+def _values(a: Array) -> str:
+    """Elements in order; floats in hexadecimal, so that they come back bit for bit."""
+    flat = a.reshape(-1).tolist()
+    return f"[{', '.join(x.hex() if isinstance(x, float) else str(x) for x in flat)}]"
 
 
 # ---------------------------------------------------------------- parsing
 
-_TOKEN = r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[\w.%]+)"
-_TYPED = re.compile(rf"({_TOKEN}): (\w+)\[([\d, ]*)\]")
+_WORD = r"[A-Za-z_%][\w.%]*"
+_TOKENS = re.compile(
+    rf"""\s*(?:(?P<word>{_WORD})
+    |(?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
+    |(?P<number>[+-]?(?:0x[0-9a-f.]+p[+-]?\d+|inf|nan|\d+\.?\d*(?:e[+-]?\d+)?))
+    |(?P<mark>[][(){{}}:,=#]))""",
+    re.VERBOSE | re.ASCII,
+)
 
 
 def parse(text: str, constants: Mapping[str, Array] | None = None) -> Graph:
-    """The graph of `text`; `IRError` names the line that cannot be read."""
+    """The graph of `text`; `constants` gives the arrays that the text only names by their hash.
+
+    Raises `IRError` that names the line that cannot be read.
+    """
     graph = Graph("", [], [])
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
         try:
-            _line(graph, line, constants or {})
-        except (ValueError, SyntaxError, KeyError, AttributeError, TypeError) as err:
+            _Line(graph, line, constants or {}).read()
+        except (ValueError, KeyError, IndexError, OverflowError) as err:
             raise IRError(f"line {number}: cannot read `{line}` ({err})") from None
     return graph
 
 
-def _unquote(token: str) -> str:
-    token = token.strip()
-    return str(ast.literal_eval(token)) if token[:1] in "'\"" else token
+class _Line:
+    """Recursive descent over the tokens of one line."""
 
+    def __init__(self, graph: Graph, line: str, constants: Mapping[str, Array]) -> None:
+        self.graph = graph
+        self.constants = constants
+        self.tokens: list[tuple[str, str]] = []
+        at, end = 0, len(line.rstrip())
+        while at < end:
+            m = _TOKENS.match(line, at)
+            if m is None:
+                raise ValueError(f"unexpected character at column {at + 1}")
+            self.tokens.append((str(m.lastgroup), m.group(str(m.lastgroup))))
+            at = m.end()
+        self.at = 0
 
-def _line(graph: Graph, line: str, constants: Mapping[str, Array]) -> None:
-    if not line.strip():
-        return
-    if line.startswith("graph "):
-        graph.name = _unquote(line[6:])
-    elif line.startswith("input "):
-        graph.inputs.append(_declare(graph, line[6:]))
-    elif line.startswith("output "):
-        graph.outputs.append(_unquote(line[7:]))
-    elif line.startswith("const "):
-        head, value = re.match(rf"(const {_TYPED.pattern}) = (.*)", line).group(1, 5)  # type: ignore[union-attr]
-        name = _declare(graph, head[6:])
-        t = graph.types[name]
-        if value.startswith("sha256 "):
-            array = constants[name]
-            if _array(array) != value:
-                raise ValueError(f"the given array for {name} has other content")
-            graph.constants[name] = array
+    # ---- tokens
+
+    def peek(self, text: str, ahead: int = 0) -> bool:
+        i = self.at + ahead
+        return i < len(self.tokens) and self.tokens[i] == ("mark", text)
+
+    def take(self) -> tuple[str, str]:
+        if self.at >= len(self.tokens):
+            raise ValueError("the line ends too early")
+        self.at += 1
+        return self.tokens[self.at - 1]
+
+    def expect(self, text: str) -> None:
+        kind, found = self.take()
+        if (kind, found) != ("mark", text):
+            raise ValueError(f"expected `{text}`, found `{found}`")
+
+    def name(self) -> str:
+        kind, found = self.take()
+        if kind == "string":
+            return str(ast.literal_eval(found))
+        if kind != "word":
+            raise ValueError(f"expected a name, found `{found}`")
+        return found
+
+    # ---- grammar
+
+    def read(self) -> None:
+        """One line: a keyword and its value, or a node. A value called like a keyword has a `:`."""
+        first = self.tokens[0][1] if not self.peek(":", 1) else ""
+        if first == "graph":
+            self.at = 1
+            self.graph.name = self.name()
+        elif first == "input":
+            self.at = 1
+            self.graph.inputs.append(self.declared())
+        elif first == "output":
+            self.at = 1
+            self.graph.outputs.append(self.name())
+        elif first == "const":
+            self.at = 1
+            self.const()
         else:
-            flat = [float.fromhex(v) if isinstance(v, str) else v for v in ast.literal_eval(value)]
-            graph.constants[name] = np.array(flat, t.dtype.numpy).reshape(t.shape)
-    else:
-        _node_line(graph, line)
+            self.node()
+        if self.at != len(self.tokens):
+            raise ValueError(f"`{self.tokens[self.at][1]}` is too much")
 
+    def declared(self) -> str:
+        """`name: dtype[shape]`."""
+        name = self.name()
+        if name in self.graph.types:
+            raise ValueError(f"{name} is defined twice")
+        self.expect(":")
+        kind = self.name()
+        if kind not in ALL:
+            raise ValueError(f"there is no element type {kind}")
+        self.expect("[")
+        shape: list[int] = []
+        while not self.peek("]"):
+            shape.append(int(self.take()[1]))
+            if not self.peek("]"):
+                self.expect(",")
+        self.expect("]")
+        self.graph.types[name] = TensorType(ALL[kind], tuple(shape))
+        return name
 
-def _declare(graph: Graph, text: str) -> str:
-    m = _TYPED.fullmatch(text.strip())
-    if m is None:
-        raise ValueError("expected `name: dtype[shape]`")
-    name = _unquote(m.group(1))
-    shape = tuple(int(n) for n in m.group(3).split(",") if n.strip())
-    graph.types[name] = TensorType(ALL[m.group(2)], shape)
-    return name
+    def const(self) -> None:
+        name = self.declared()
+        t = self.graph.types[name]
+        self.expect("=")
+        if self.peek("["):
+            self.graph.constants[name] = self.values(t)
+            return
+        digest = " ".join(text for _, text in self.tokens[self.at :])
+        self.at = len(self.tokens)
+        array = self.constants.get(name)
+        if array is None:
+            raise ValueError(f"the array of {name} was not given")
+        if _hash(array).replace(" ", "") != digest.replace(" ", ""):
+            raise ValueError(f"the array given for {name} has other content")
+        self.graph.constants[name] = array
 
+    def values(self, t: TensorType) -> Array:
+        self.expect("[")
+        flat: list[float | bool] = []
+        while not self.peek("]"):
+            _, text = self.take()
+            if text in ("True", "False"):
+                flat.append(text == "True")
+            else:
+                flat.append(float.fromhex(text) if t.dtype.is_float else int(text))
+            if not self.peek("]"):
+                self.expect(",")
+        self.expect("]")
+        return np.array(flat, t.dtype.numpy).reshape(t.shape)
 
-def _node_line(graph: Graph, line: str) -> None:
-    m = re.fullmatch(r"(.*?) = (\w+)\((.*?)\) \{(.*)\} # (.*)", line)
-    if m is None:
-        raise ValueError("expected a node")
-    outs = [_declare(graph, part.group(0)) for part in _TYPED.finditer(m.group(1))]
-    ins = [_unquote(t) for t in re.findall(_TOKEN, m.group(3))]
-    attrs: dict[str, Any] = {}
-    for key, value in re.findall(r"(\w+)=((?:\([^()]*\)|'[^']*'|[^,()])+)(?:, |$)", m.group(4)):
-        attrs[key] = _literal(value)
-    graph.nodes.append(
-        Node(
-            str(ast.literal_eval(m.group(5))), m.group(2), tuple("" if i == "_" else i for i in ins),
-            tuple(outs), attrs,
-        )
-    )  # fmt: skip
+    def node(self) -> None:
+        outs = [self.declared()]
+        while self.peek(","):
+            self.expect(",")
+            outs.append(self.declared())
+        self.expect("=")
+        op = self.name()
+        self.expect("(")
+        ins: list[str] = []
+        while not self.peek(")"):
+            absent = self.tokens[self.at] == ("word", "_")
+            found = self.name()
+            ins.append("" if absent else found)
+            if not self.peek(")"):
+                self.expect(",")
+        self.expect(")")
+        self.expect("{")
+        attrs: dict[str, AttrValue] = {}
+        while not self.peek("}"):
+            key = self.name()
+            self.expect("=")
+            attrs[key] = self.tuple() if self.peek("(") else self.value()
+            if not self.peek("}"):
+                self.expect(",")
+        self.expect("}")
+        self.expect("#")
+        self.graph.nodes.append(Node(self.name(), op, tuple(ins), tuple(outs), attrs))
 
+    def tuple(self) -> tuple[int, ...] | tuple[float, ...]:
+        self.expect("(")
+        out: list[int | float] = []
+        while not self.peek(")"):
+            v = self.value()
+            if isinstance(v, str):
+                raise ValueError("a tuple holds numbers only")
+            out.append(v)
+            if not self.peek(")"):
+                self.expect(",")
+        self.expect(")")
+        return tuple(out)
 
-def _literal(text: str) -> Any:
-    if text in ("inf", "-inf", "nan"):
-        return float(text)
-    return ast.literal_eval(text)
+    def value(self) -> int | float | str | bool:
+        kind, text = self.take()
+        if kind == "string":
+            return str(ast.literal_eval(text))
+        if text in ("True", "False"):
+            return text == "True"
+        if text in ("inf", "nan", "-inf", "-nan"):
+            return float(text)
+        if kind != "number":
+            raise ValueError(f"expected a value, found `{text}`")
+        return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)

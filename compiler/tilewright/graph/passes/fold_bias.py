@@ -1,48 +1,58 @@
-"""Let a matrix product add a constant bias itself.
+"""Let a contraction add a constant per channel itself.
 
-add(matmul(a, b), c)   ->   matmul(a, b, c)      c constant, of shape [N] or broadcasting like it
+add(matmul(a, b), c)      ->   matmul(a, b, c)           c constant along the output channels
+sub(conv(x, w, b), c)     ->   conv(x, w, b - c)
+
+Sums of two constants are taken in float64 and rounded once.
 """
 
 from __future__ import annotations
 
-from tilewright.graph.ir import Graph, Node
+from tilewright.graph.ir import Array, Graph, Node
+from tilewright.graph.passes._values import (
+    channel_vector,
+    constant_bias,
+    is_contraction,
+    only_use,
+    with_bias,
+)
 
 
 def fold_bias(graph: Graph) -> Graph:
-    """Fold where the product has no other consumer and no bias yet."""
+    """Fold where the contraction has no other consumer; the node takes the sum's name."""
     g = graph.clone()
     consumers = g.consumers()
-    made: dict[str, Node] = {}
+    made: dict[str, int] = {}
     kept: list[Node] = []
     for node in g.nodes:
-        if node.op == "add":
-            for x, c in (node.inputs, node.inputs[::-1]):
-                producer = made.get(x)
-                bias = g.constants.get(c)
-                fits = (
-                    producer is not None
-                    and bias is not None
-                    and producer.op == "matmul"
-                    and len(producer.inputs) == 2
-                    and len(consumers.get(x, [])) == 1
-                    and x not in g.outputs
-                    and g.types[x] == g.types[node.outputs[0]]
-                    and bias.size == g.types[x].shape[-1]
-                    and (bias.ndim == 0 or bias.shape[-1] == bias.size)
-                )
-                if fits and producer is not None and bias is not None:
-                    flat = g.add_constant(f"{c}.bias", bias.reshape(-1))
-                    inputs = (*producer.inputs, flat)
-                    merged = producer.with_(inputs=inputs, outputs=node.outputs)
-                    kept[kept.index(producer)] = merged
-                    made[node.outputs[0]] = merged
-                    break
-            else:
-                kept.append(node)
-                made[node.outputs[0]] = node
-            continue
-        kept.append(node)
-        made.update((o, node) for o in node.outputs)
+        for source, other, sign in _operands(node):
+            at = made.get(source)
+            producer = kept[at] if at is not None else None
+            if producer is None or at is None or not is_contraction(producer):
+                continue
+            if g.types[source] != g.types[node.outputs[0]] or not only_use(g, consumers, source):
+                continue
+            bias = _sum(g, producer, other, sign)
+            if bias is not None:
+                kept[at] = with_bias(g, producer, bias, node.outputs[0])
+                made[node.outputs[0]] = at
+                break
+        else:
+            made.update((o, len(kept)) for o in node.outputs)
+            kept.append(node)
     g.nodes = kept
     g.drop_unused()
     return g
+
+
+def _operands(node: Node) -> list[tuple[str, str, float]]:
+    """(value, constant, sign) in the ways the node can be read."""
+    if node.op == "add":
+        a, b = node.inputs
+        return [(a, b, 1.0), (b, a, 1.0)]
+    return [(node.inputs[0], node.inputs[1], -1.0)] if node.op == "sub" else []
+
+
+def _sum(g: Graph, producer: Node, other: str, sign: float) -> Array | None:
+    vector, bias = channel_vector(g, other, producer), constant_bias(g, producer)
+    return None if vector is None or bias is None else bias + sign * vector

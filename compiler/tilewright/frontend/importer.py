@@ -1,0 +1,252 @@
+"""The walk over an ONNX graph that builds ours.
+
+In: a ModelProto. Out: a `Graph`, and a list of problems where nodes cannot be imported.
+Invariant: the walk goes on after a problem as far as types are known, so that it reports everything at
+once; the graph means something only if there are no problems. Values of the model's own graph keep
+their names; those of nested graphs get the node they stand in as a prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx.defs
+
+from tilewright.errors import ModelError, TilewrightError, UnsupportedError
+from tilewright.frontend import limits, nested
+from tilewright.frontend.inputs import Shapes, input_types
+from tilewright.frontend.node import Builder, ForeignNode, Scope
+from tilewright.frontend.order import in_order, node_name, subgraphs
+from tilewright.frontend.schema import check_node
+from tilewright.frontend.structural import REFUSED, STRUCTURAL
+from tilewright.frontend.tensors import read_tensor
+from tilewright.graph.ir import Graph, Node, TensorType
+from tilewright.registry import onnx_importers
+
+_DOMAINS = ("", "ai.onnx", "com.microsoft")
+MIN_OPSET = 7
+
+#: What a malformed node can make an importer, a type rule or a reference function raise.
+_MALFORMED = (
+    ValueError, LookupError, TypeError, ArithmeticError, AssertionError, AttributeError, MemoryError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that cannot be compiled: where, why, and what to do. `broken`: the file is at fault."""
+
+    node: str
+    op_type: str
+    reason: str
+    hint: str
+    broken: bool = False
+
+    def __str__(self) -> str:
+        where = f"node `{self.node}` ({self.op_type}): " if self.op_type else ""
+        return f"{where}{self.reason}" + (f": {self.hint}" if self.hint else "")
+
+
+class Importer:
+    """State of one import. `guess` gives the type of a value that could not be computed."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path | None,
+        name: str,
+        shapes: Shapes,
+        notify: Callable[[str], None],
+        guess: Callable[[str], TensorType | None] = lambda value: None,
+    ) -> None:
+        self.model = model
+        self.shapes = shapes
+        self.notify = notify
+        self.guess = guess
+        self.builder = Builder(Graph(name, [], []), folder)
+        self.problems: list[Problem] = []
+        self.count = 0
+        self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+
+    # ---- the whole graph
+
+    def run(self) -> Graph:
+        """Import everything the outputs need. Raises `ModelError` if the graph itself is broken."""
+        g, graph = self.model.graph, self.builder.graph
+        if not g.output:
+            raise ModelError("the model's graph has no outputs: the file is empty or damaged")
+        names = self.initializers(g, "")
+        infos = [i for i in g.input if i.name not in names]
+        types = input_types(infos, self.shapes, self.notify)
+        for name, t in types.items():
+            graph.types[name] = t
+            graph.inputs.append(name)
+            names[name] = name
+        results = [str(o.name) for o in g.output]
+        scope = Scope(names, _opset(self.model.opset_import))
+        self.nodes(in_order(g.node, set(names), results), scope)
+        for name in results:
+            if name in names:
+                self.output(name, names[name])
+            elif not self.problems:
+                raise ModelError(
+                    f"output `{name}` is not computed by any node: the file is damaged"
+                )
+        graph.drop_unused()
+        return graph
+
+    def initializers(self, g: onnx.GraphProto, prefix: str) -> dict[str, str]:
+        """Add a graph's stored tensors; their names in our graph by ONNX name."""
+        if g.sparse_initializer:
+            raise ModelError("the model has sparse initializers: convert them to dense ones")
+        names: dict[str, str] = {}
+        for t in g.initializer:
+            if not t.name or t.name in names:
+                raise ModelError(f"initializer `{t.name}` is defined twice: the file is damaged")
+            array = read_tensor(t, self.builder.folder, f"initializer `{t.name}`")
+            names[str(t.name)] = self.builder.graph.add_constant(f"{prefix}{t.name}", array)
+        return names
+
+    def output(self, name: str, value: str) -> None:
+        """Make `value` the output called `name`: under that name if it can have it, else as a copy."""
+        graph = self.builder.graph
+        if value != name:
+            taken = value in graph.inputs or value in graph.constants or value in graph.outputs
+            own = {str(o.name) for o in self.model.graph.output}
+            if name not in graph.types and not taken and value not in own:
+                self.builder.rename(value, name)
+            else:
+                name = graph.fresh(name)
+                graph.types[name] = graph.types[value]
+                graph.nodes.append(Node(f"output {name}", "copy", (value,), (name,)))
+        graph.outputs.append(name)
+
+    # ---- nodes
+
+    def nodes(self, nodes: Sequence[onnx.NodeProto], scope: Scope) -> None:
+        """Import nodes that are in order; `scope.names` gains their outputs."""
+        self.count += len(nodes)
+        limits.check_nodes(self.count)
+        for n in nodes:
+            name = f"{scope.prefix}{node_name(n)}"
+            missing = next((v for v in n.input if v and v not in scope.names), None)
+            mark = len(self.builder.made)
+            results: Sequence[str] = ()
+            if missing is not None:
+                self.unreadable(n, name, str(missing))
+            else:
+                results = self.guarded(n, name, scope)
+            if not results:
+                self.placeholders(n, scope)
+            fresh = set(self.builder.made[mark:])
+            for ours, theirs in zip(results, n.output, strict=False):
+                if theirs:
+                    scope.names[str(theirs)] = self.named(ours, str(theirs), fresh, scope)
+
+    def guarded(self, n: onnx.NodeProto, name: str, scope: Scope) -> Sequence[str]:
+        """The node's results; none, and a problem, if it cannot be imported."""
+        before = len(self.problems)
+        try:
+            results = self.node(n, name, scope)
+        except UnsupportedError as err:
+            for text in err.problems:
+                self.problem(n, name, text, "change this node, or export the model differently")
+        except TilewrightError as err:
+            self.problem(n, name, str(err), "", broken=True)
+        except _MALFORMED as err:
+            reason = f"its attributes or inputs are malformed ({type(err).__name__}: {err})"
+            self.problem(n, name, reason, "repair the model", broken=True)
+        else:
+            wanted = max((i + 1 for i, o in enumerate(n.output) if o), default=0)
+            if len(results) >= wanted:
+                return results
+            if len(self.problems) == before:
+                reason = f"its output {wanted} is not supported: at most {len(results)} can be used"
+                self.problem(n, name, reason, "remove that output")
+        return ()
+
+    def node(self, n: onnx.NodeProto, name: str, scope: Scope) -> Sequence[str]:
+        function = self.functions.get((n.domain, n.op_type, n.overload))
+        if function is not None:
+            return nested.call(self, function, n, name, scope)
+        check_node(n, scope.opset)
+        view = ForeignNode(self.builder, n, name, scope)
+        if n.op_type == "If":
+            return nested.branch(self, view)
+        problem = self.unknown(n, name)
+        if problem is not None:
+            self.problems.append(problem)
+            return ()
+        return (STRUCTURAL.get(n.op_type) or onnx_importers()[n.op_type])(view)
+
+    def named(self, ours: str, theirs: str, fresh: set[str], scope: Scope) -> str:
+        """Give a value that this node just made the name it has in the model, if that is free."""
+        name = f"{scope.prefix}{theirs}"
+        if ours not in fresh or ours == name or name in self.builder.graph.types:
+            return ours
+        fresh.discard(ours)  # a second output of the same value goes without
+        self.builder.rename(ours, name)
+        return name
+
+    # ---- problems
+
+    def problem(
+        self, n: onnx.NodeProto, name: str, text: str, hint: str, broken: bool = False
+    ) -> None:
+        """Note a problem; a reason that says what to do itself needs no hint."""
+        where = f"node `{name}` ({n.op_type})"
+        text = text.removeprefix(where).removeprefix(":").strip()
+        self.problems.append(Problem(name, _shown(n), text, "" if ": " in text else hint, broken))
+
+    def unknown(self, n: onnx.NodeProto, name: str) -> Problem | None:
+        """The problem with a node that no importer takes."""
+        if n.op_type in REFUSED and n.domain in _DOMAINS:
+            return Problem(name, _shown(n), REFUSED[n.op_type], "")
+        known = n.op_type in STRUCTURAL or n.op_type in onnx_importers() or n.op_type == "If"
+        if known and n.domain in _DOMAINS:
+            return None
+        hint = "replace it in the model, or add an operator file (docs/operators.md)"
+        if not n.domain and not onnx.defs.has(n.op_type):
+            hint = "check its name, ONNX has no such operator"
+        return Problem(name, _shown(n), f"operator {_shown(n)} is not supported", hint)
+
+    def unreadable(self, n: onnx.NodeProto, name: str, missing: str) -> None:
+        """A node whose input is not there: because of an earlier problem, or because of the file."""
+        if not self.problems:
+            reason = f"it reads `{missing}`, which nothing defines: the file is damaged"
+            self.problem(n, name, reason, "", broken=True)
+            return
+        function = self.functions.get((n.domain, n.op_type, n.overload))
+        found = None if function is not None else self.unknown(n, name)
+        if found is not None:
+            self.problems.append(found)
+        for g in subgraphs(n):
+            for inner in g.node:
+                self.unreadable(inner, f"{name}/{node_name(inner)}", missing)
+
+    def placeholders(self, n: onnx.NodeProto, scope: Scope) -> None:
+        """Go on after a problem: outputs whose type is known become values without a producer."""
+        graph = self.builder.graph
+        for o in n.output:
+            t = self.guess(str(o)) if o and scope.depth == 0 else None
+            if t is not None and o not in graph.types:
+                graph.types[str(o)] = t
+                scope.names[str(o)] = str(o)
+
+
+def _shown(n: onnx.NodeProto) -> str:
+    return f"{n.domain}::{n.op_type}" if n.domain not in ("", "ai.onnx") else str(n.op_type)
+
+
+def _opset(imports: Sequence[onnx.OperatorSetIdProto]) -> int:
+    """The version of the standard operators."""
+    version = next((int(o.version) for o in imports if o.domain in ("", "ai.onnx")), 0)
+    if version < MIN_OPSET:
+        said = f"uses opset {version}" if version else "does not say which opset it uses"
+        raise ModelError(
+            f"the model {said}: convert it to opset {MIN_OPSET} or newer (onnx.version_converter)"
+        )
+    return version

@@ -1,0 +1,120 @@
+"""ONNX constructs that hold graphs of their own: `If`, and functions that the model defines.
+
+In: the node and the importer. Out: value names; the nested nodes become nodes of the one graph.
+Invariant: an inner graph sees what its standard says: a branch all outer values, a function only its
+parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import onnx
+
+from tilewright.errors import ModelError
+from tilewright.frontend.node import ForeignNode, Scope
+from tilewright.frontend.order import in_order, subgraphs
+
+if TYPE_CHECKING:
+    from tilewright.frontend.importer import Importer
+
+
+def branch(importer: Importer, node: ForeignNode) -> Sequence[str]:
+    """`If`: a constant condition picks its branch; otherwise both run and the results are selected."""
+    then, other = node.attr("then_branch"), node.attr("else_branch")
+    condition = node.const(0)
+    if condition is not None:
+        if condition.size != 1:
+            raise node.fail(f"the condition has {condition.size} elements: it must be one bool")
+        chosen = then if bool(condition.reshape(-1)[0]) else other
+        return _inline(importer, node, chosen, "then" if chosen is then else "else")
+    if node.type(0).size != 1:
+        raise node.fail(f"the condition is {node.type(0)}: it must be one bool")
+    results = [_inline(importer, node, g, n) for g, n in ((then, "then"), (other, "else"))]
+    if not all(results):
+        return ()
+    if len(results[0]) != len(results[1]):
+        raise ModelError("the branches have different numbers of outputs: the file is damaged")
+    return [_select(node, a, b) for a, b in zip(*results, strict=True)]
+
+
+def _select(node: ForeignNode, a: str, b: str) -> str:
+    """`a` where the run-time condition holds, else `b`."""
+    ta, tb = node.type_of(a), node.type_of(b)
+    if ta != tb:
+        raise node.fail(
+            f"the branches give {ta} and {tb}, and the condition is known only at run time: make "
+            "both the same shape"
+        )
+    condition = node.inputs[0]
+    if node.type(0).rank > ta.rank:
+        (condition,) = node.add("reshape", [condition], {"shape": ()})
+    return node.add("where", [condition, a, b])[0]
+
+
+def _inline(importer: Importer, node: ForeignNode, g: onnx.GraphProto, which: str) -> list[str]:
+    """Results of a branch; none if a problem in it was reported."""
+    outer = dict(node.scope.names)
+    scope = node.scope.inner(f"{node.name}/{which}", outer)
+    for n in g.node:  # a branch may reuse names of the other branch or of another If
+        for o in n.output:
+            outer.pop(str(o), None)
+    outer.update(importer.initializers(g, scope.prefix))
+    results = [str(o.name) for o in g.output]
+    before = len(importer.problems)
+    importer.nodes(in_order(g.node, set(outer), results, scope.depth), scope)
+    return _results(importer, outer, results, before, f"the {which} branch")
+
+
+def _results(
+    importer: Importer, names: Mapping[str, str], results: Sequence[str], before: int, what: str
+) -> list[str]:
+    lost = [r for r in results if r not in names]
+    if lost and len(importer.problems) == before:
+        raise ModelError(f"{what} does not compute its output `{lost[0]}`: the file is damaged")
+    return [] if lost else [names[r] for r in results]
+
+
+def call(
+    importer: Importer, f: onnx.FunctionProto, n: onnx.NodeProto, name: str, scope: Scope
+) -> Sequence[str]:
+    """A function that the model defines, inlined."""
+    if len(n.input) > len(f.input):
+        raise ModelError(
+            f"it has {len(n.input)} inputs, the function takes {len(f.input)}: the file is damaged"
+        )
+    given = [scope.names[v] if v else "" for v in n.input]
+    given += [""] * (len(f.input) - len(given))
+    inner = scope.inner(name, dict(zip(map(str, f.input), given, strict=True)))
+    inner.opset = _opset(f, scope.opset)
+    values = {a.name: a for a in (*f.attribute_proto, *n.attribute)}
+    body = [_bound(node, values) for node in f.node]
+    results = [str(o) for o in f.output]
+    before = len(importer.problems)
+    importer.nodes(in_order(body, set(inner.names), results, inner.depth), inner)
+    return _results(importer, inner.names, results, before, f"function {f.name}")
+
+
+def _opset(f: onnx.FunctionProto, default: int) -> int:
+    """The version of the standard operators inside a function."""
+    return next((int(o.version) for o in f.opset_import if o.domain in ("", "ai.onnx")), default)
+
+
+def _bound(n: onnx.NodeProto, values: Mapping[str, onnx.AttributeProto]) -> onnx.NodeProto:
+    """A node of a function's body with the attributes that its caller gave."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(n)
+    del copy.attribute[:]
+    for a in n.attribute:
+        value = values.get(a.ref_attr_name) if a.ref_attr_name else a
+        if value is None:  # left out by the caller: the operator's own default holds
+            continue
+        bound = copy.attribute.add()
+        bound.CopyFrom(value)
+        bound.name = a.name
+    for g in subgraphs(copy):
+        inner = [_bound(node, values) for node in g.node]
+        del g.node[:]
+        g.node.extend(inner)
+    return copy
