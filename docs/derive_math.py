@@ -18,6 +18,8 @@ Floats = npt.NDArray[np.float64]
 Fn = Callable[[Floats], Floats]
 LN2 = log(2)
 NODES = 3000
+TANH_DEGREES = (2, 3)
+ERF_DEGREES = (4, 3)
 
 
 def _nodes(lo: float, hi: float) -> Floats:
@@ -60,36 +62,45 @@ def _lawson(a: Floats, y: Floats, w: Floats) -> Floats:
     return best
 
 
-def rational(f: Fn, hi: float, p: int, q: int) -> tuple[Floats, Floats, float]:
-    """P of degree `p` and Q of degree `q`, Q(0) = 1: P / Q is f on (0, hi], relative error.
+def rational(
+    f: Fn, hi: float, p: int, q: int, scale: float = 1.0
+) -> tuple[Floats, Floats, float]:
+    """2 t(x) = x P(x^2) / Q(x^2) with 2 t / (1 + t^2) = f(x) for 0 < x <= hi; Q(0) = scale.
 
-    Q is rounded to float32 first, then P is fitted again to f Q as a polynomial.
+    P of degree `p`, Q of degree `q`. Weighted by what an error of t does to the result, relatively:
+    (1 - t^2) / (1 + t^2), nothing where f is 1. Q is rounded to float32 first, then P fitted again;
+    `scale` is free: it decides how well the coefficients, above all P(0) / Q(0), round.
     """
-    x = _nodes(1e-9, hi)
-    s, y = x / hi, f(x)
+
+    def half(z: Floats) -> tuple[Floats, Floats]:
+        y = f(np.sqrt(z))
+        t = y / (1 + np.sqrt(1 - y * y))
+        return t / np.sqrt(z), (1 - t * t) / (1 + t * t) + 1e-4
+
+    x = _nodes(1e-9, hi) ** 2
+    s, (y, weight) = x / hi**2, half(x)
     a, b = np.vander(s, p + 1, increasing=True), np.vander(s, q + 1, increasing=True)
     lawson, denominator = np.ones(NODES), np.ones(NODES)
     best, best_error = np.zeros(p + q + 1), np.inf
     for _ in range(400):
-        rows = np.sqrt(lawson) / (y * denominator)
+        rows = np.sqrt(lawson) * weight / (y * denominator)
         m = np.hstack([a, -b[:, 1:] * y[:, None]]) * rows[:, None]
         size = np.linalg.norm(m, axis=0)
         c = np.linalg.lstsq(m / size, y * rows, rcond=1e-16)[0] / size
         denominator = 1 + b[:, 1:] @ c[p + 1 :]
-        residual = np.abs(a @ c[: p + 1] / denominator / y - 1)
-        if residual.max() < best_error:
-            best, best_error = c, float(residual.max())
-        lawson *= np.sqrt(residual / residual.max()) + 1e-3
+        error = np.abs(a @ c[: p + 1] / denominator / y - 1) * weight
+        if error.max() < best_error:
+            best, best_error = c, float(error.max())
+        lawson *= np.sqrt(error / error.max()) + 1e-3
         lawson /= lawson.max()
-    bottom = np.float32(np.r_[1, best[p + 1 :]] / hi ** np.arange(q + 1.0)).astype(np.float64)
+    bottom = scale * np.r_[1, best[p + 1 :]] / hi ** (2 * np.arange(q + 1.0))
+    bottom = bottom.astype(np.float32).astype(np.float64)
 
-    def denominator_at(z: Floats) -> Floats:
-        return np.vander(z, q + 1, increasing=True) @ bottom
+    def product(z: Floats) -> Floats:
+        return np.asarray(half(z)[0] * (np.vander(z, q + 1, increasing=True) @ bottom))
 
-    top, error = polynomial(
-        lambda z: f(z) * denominator_at(z), 1e-9, hi, p, lambda z: 1 / (f(z) * denominator_at(z))
-    )
-    return top, bottom, error
+    top, worst = polynomial(product, 1e-9, hi**2, p, lambda z: half(z)[1] / product(z))
+    return 2 * top, bottom, worst
 
 
 def show(name: str, coefficients: Floats, error: float) -> None:
@@ -109,13 +120,12 @@ def main() -> None:
             lambda f: (np.log1p(f) - f + f * f / 2) / f**3, lo, hi, degree,
             lambda f: np.abs(f**3 / np.log1p(f)),
         ))  # fmt: skip
-    # tanh(x) = x P(x^2) / Q(x^2), |x| <= 9.02
-    p, q, error = rational(lambda z: np.tanh(np.sqrt(z)) / np.sqrt(z), 9.02**2, 4, 4)
+    # tanh(x) = 2 t / (1 + t^2), 2 t = x P(x^2) / Q(x^2), |x| <= 9.02
+    p, q, error = rational(np.tanh, 9.02, *TANH_DEGREES, scale=1.015)
     show("TANH_P", p, error)
     show("TANH_Q", q, error)
-    # erf(x) = x P(x^2) / Q(x^2), |x| <= 3.93
-    erfs = np.vectorize(erf, otypes=[np.float64])
-    p, q, error = rational(lambda z: erfs(np.sqrt(z)) / np.sqrt(z), 3.93**2, 5, 5)
+    # erf(x) likewise, |x| <= 3.93
+    p, q, error = rational(np.vectorize(erf, otypes=[np.float64]), 3.93, *ERF_DEGREES, scale=1.11)
     show("ERF_P", p, error)
     show("ERF_Q", q, error)
     # sin(r) = r + r^3 * P(r^2), |r| <= pi / 2
