@@ -6,8 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -256,11 +255,6 @@ def test_verify_names_the_first_layer_that_departs(
     assert f"`{seen[0]}`" in line
 
 
-@contextmanager
-def json_of(path: Path) -> Iterator[Any]:
-    yield json.loads(path.read_text(encoding="utf-8"))
-
-
 def test_bench(cli: Cli, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     target = tmp_path / "bench.json"
@@ -269,12 +263,12 @@ def test_bench(cli: Cli, tmp_path: Path) -> None:
     )
     assert code == 0, err
     assert "geometric mean" in out
-    with json_of(target) as data:
-        (row,) = data["models"]
-        assert set(row["minimum"]) == {"tilewright", "onnxruntime"}
-        assert row["error"]["onnxruntime"] < 1e-4
-        assert row["ratio"] == row["minimum"]["onnxruntime"] / row["minimum"]["tilewright"]
-        assert data["machine"]["cpus"] and data["versions"]["tilewright"]
+    data = json.loads(target.read_text(encoding="utf-8"))
+    (row,) = data["models"]
+    assert set(row["minimum"]) == {"tilewright", "onnxruntime"}
+    assert row["error"]["onnxruntime"] < 1e-4
+    assert row["ratio"] == row["minimum"]["onnxruntime"] / row["minimum"]["tilewright"]
+    assert data["machine"]["cpus"] and data["versions"]["tilewright"]
 
 
 def test_bench_reports_a_peer_that_fails(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +283,23 @@ def test_bench_reports_a_peer_that_fails(cli: Cli, monkeypatch: pytest.MonkeyPat
     assert code == 0
     assert "out of order" in err
     assert "geometric mean" not in out
+
+
+def test_bench_marks_a_peer_that_computes_something_else(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is marked and stays in the ratio: leaving it out could only flatter us."""
+    from tilewright.bench import peers
+
+    monkeypatch.setitem(peers.PEERS, "onnxruntime", lambda case: lambda: [np.ones((1, 12))])
+    monkeypatch.setattr("tilewright.commands.bench.version", lambda peer: "1")
+    target = tmp_path / "bench.json"
+    code, out, err = cli(
+        "bench", MODEL, "--against", "onnxruntime", "--repeat", 1, "--json", target
+    )
+    assert code == 0
+    assert "differ from ours" in err and "* outputs differ" in out
+    assert json.loads(target.read_text(encoding="utf-8"))["models"][0]["ratio"] is not None
 
 
 def test_demo(cli: Cli, tmp_path: Path) -> None:

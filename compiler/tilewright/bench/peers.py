@@ -84,15 +84,15 @@ def onnxruntime(case: Case) -> Runner:
         return ort.InferenceSession(str(case.path), options, providers=["CPUExecutionProvider"])
 
     session = open_session({})
-    free = {
-        dim: extent
-        for wanted in session.get_inputs()
-        if wanted.name in case.inputs
-        for dim, extent in zip(wanted.shape, case.inputs[wanted.name].shape, strict=True)
-        if isinstance(dim, str)
-    }
-    if free:
-        session = open_session(free)
+    free: dict[str, set[int]] = {}
+    for wanted in session.get_inputs():
+        if wanted.name in case.inputs:
+            for dim, extent in zip(wanted.shape, case.inputs[wanted.name].shape, strict=True):
+                if isinstance(dim, str):
+                    free.setdefault(dim, set()).add(extent)
+    fixed = {dim: extents.pop() for dim, extents in free.items() if len(extents) == 1}
+    if fixed:
+        session = open_session(fixed)
     binding = session.io_binding()
     for name, array in case.inputs.items():
         binding.bind_cpu_input(name, array)

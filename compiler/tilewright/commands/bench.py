@@ -38,7 +38,8 @@ from tilewright.graph.ir import Array
 NAME = "bench"
 OURS = "tilewright"
 
-#: A peer whose outputs are further off than this computes something else: it is left out.
+#: A peer whose outputs are further off than this is marked. It stays in the comparison: leaving it out
+#: could only flatter us, and models with made-up weights can amplify rounding without limit.
 SAME_RESULT = 1e-2
 
 
@@ -151,11 +152,7 @@ def _admit(
         first = (str(err).splitlines() or [""])[0]
         row.refused[peer] = f"{type(err).__name__}: {first[:100]}"
         return
-    error = _difference(expected, theirs)
-    row.error[peer] = error
-    if error > SAME_RESULT:
-        row.refused[peer] = f"its outputs differ from ours by {error:.1e}"
-        return
+    row.error[peer] = _difference(expected, theirs)
     runners[peer] = run
 
 
@@ -184,6 +181,9 @@ def _print(row: Row) -> None:
     for peer, why in row.refused.items():
         if version(peer):
             notice(f"{row.model}: {peer} left out: {why}")
+    for peer, error in row.error.items():
+        if error > SAME_RESULT:
+            notice(f"{row.model}: the outputs of {peer} differ from ours by {error:.1e}")
     if row.error and min(row.error.values()) > SAME_RESULT:
         notice(f"{row.model}: no peer agrees with our outputs, run `tilewright verify` on it")
 
@@ -197,16 +197,15 @@ def _summary(rows: list[Row], peers: list[str], threads: int, repeat: int) -> No
     for column in (OURS, *here, "best peer / ours", "max error"):
         table.add_column(column, justify="right")
     for row in rows:
-        cells = [
-            f"{_milliseconds(row.minimum[k])} / {_milliseconds(row.median[k])}"
-            if k in row.minimum
-            else "-"
-            for k in (OURS, *here)
-        ]
+        cells = [_cell(row, k) for k in (OURS, *here)]
         ratio = f"{row.ratio:.2f}" if row.ratio is not None else "-"
         worst = f"{max(row.error.values()):.0e}" if row.error else "-"
         table.add_row(row.model, *cells, ratio, worst)
     console.print(table)
+    if any(e > SAME_RESULT for row in rows for e in row.error.values()):
+        console.print(
+            f"* outputs differ from ours by more than {SAME_RESULT:g} of the largest magnitude"
+        )
     absent = [p for p in peers if p not in here]
     if absent:
         notice(f"not installed, so not measured: {', '.join(absent)}")
@@ -217,6 +216,14 @@ def _summary(rows: list[Row], peers: list[str], threads: int, repeat: int) -> No
             f"least {min(ratios):.3f}, {len(ratios)} models",
             soft_wrap=True,
         )
+
+
+def _cell(row: Row, runner: str) -> str:
+    """`minimum / median`, marked where the outputs differ from ours, empty where left out."""
+    if runner not in row.minimum:
+        return "-"
+    mark = "*" if row.error.get(runner, 0.0) > SAME_RESULT else ""
+    return f"{_milliseconds(row.minimum[runner])} / {_milliseconds(row.median[runner])}{mark}"
 
 
 def _geometric_mean(values: list[float]) -> float:
