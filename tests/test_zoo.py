@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import tilewright
+from tilewright.artifact.verify import verify_artifact
 from tilewright.bench.inputs import make_inputs
 from tilewright.bench.verify import Verifier
 from tilewright.bench.zoo import ZooError, fetch, zoo
@@ -35,6 +36,7 @@ def test_model(name: str, tmp_path: Path) -> None:
         assert o.ok, f"output {o.name} is {o.error:.1e} off {report.reference}"
     written = model.save(tmp_path)
     assert f"{model.name}.o" in written.files
+    assert verify_artifact(tmp_path) == []
     if shutil.which("cc") is not None:
         same_bits_from_c(model, inputs, tmp_path)
 
@@ -42,7 +44,11 @@ def test_model(name: str, tmp_path: Path) -> None:
 def same_bits_from_c(
     model: tilewright.CompiledModel, inputs: list[np.ndarray], folder: Path
 ) -> None:
-    """Build the artifact's example program and compare its raw results with Python's."""
+    """Load the artifact with one and two threads, build its example program: the same results."""
+    wanted = [a.tobytes() for a in model(*inputs)]
+    for threads in (1, 2):
+        loaded = tilewright.load(folder, threads=threads)
+        assert [a.tobytes() for a in loaded(*inputs)] == wanted, f"{threads} threads differ"
     build = ["cc", "-O2", "example.c", f"{model.name}.o", "-o", "example", "-lm"]
     subprocess.run(build, cwd=folder, check=True, capture_output=True)
     expected = model(*inputs)
