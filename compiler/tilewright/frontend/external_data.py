@@ -31,10 +31,11 @@ def read_external(
             f"{what} lies in `{location}`, which cannot be opened ({err.strerror}): put it beside "
             "the model"
         ) from None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise ModelError(f"{what} lies in `{location}`, which is not a regular file: refused")
     with os.fdopen(handle, "rb") as f:
-        status = os.fstat(f.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{what} lies in `{location}`, which is not a regular file: refused")
         size = status.st_size
         count = size - offset if length is None else length
         if offset < 0 or count < 0 or offset + count > size:

@@ -20,6 +20,7 @@ from tilewright.frontend import limits, nested
 from tilewright.frontend.inputs import Shapes, input_types
 from tilewright.frontend.node import Builder, ForeignNode, Scope
 from tilewright.frontend.order import in_order, node_name, subgraphs
+from tilewright.frontend.reading import functions_of
 from tilewright.frontend.schema import check_node
 from tilewright.frontend.structural import REFUSED, STRUCTURAL
 from tilewright.frontend.tensors import read_tensor
@@ -69,7 +70,7 @@ class Importer:
         self.builder = Builder(Graph(name, [], []), folder)
         self.problems: list[Problem] = []
         self.count = 0
-        self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+        self.functions = functions_of(model)
 
     # ---- the whole graph
 
@@ -88,9 +89,12 @@ class Importer:
         results = [str(o.name) for o in g.output]
         scope = Scope(names, _opset(self.model.opset_import))
         self.nodes(in_order(g.node, set(names), results), scope)
+        renamed: dict[str, str] = {}
         for name in results:
             if name in names:
-                self.output(name, names[name])
+                value = names[name]
+                self.output(name, renamed.get(value, value))
+                renamed.setdefault(value, graph.outputs[-1])
             elif not self.problems:
                 raise ModelError(
                     f"output `{name}` is not computed by any node: the file is damaged"

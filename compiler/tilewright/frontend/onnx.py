@@ -1,30 +1,26 @@
 """ONNX -> graph IR.
 
 In: a path, bytes or a ModelProto (opset 7 to the newest). Out: a `Graph` with static shapes.
-Operators import themselves (`Operator.onnx`); what vanishes on import is in `structural.py`, what nests
-graphs in `nested.py`, the walk in `importer.py`.
+Operators import themselves (`Operator.onnx`); bytes become a model in `reading.py`, the walk over it is in
+`importer.py`, what vanishes on import in `structural.py`, what nests graphs in `nested.py`.
 Invariant: a foreign file gives a `Graph` or a `ModelError`, nothing else. Whatever depends on
 constants alone is folded at once, so shape arithmetic never reaches the graph.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import onnx
 import onnx.shape_inference
-from google.protobuf.message import DecodeError
 
 from tilewright.errors import ModelError, TilewrightError, UnsupportedError
 from tilewright.frontend import limits
 from tilewright.frontend.importer import Importer, Problem
 from tilewright.frontend.inputs import Shapes, input_types
+from tilewright.frontend.reading import Source, folder_of, name_of, read_model
 from tilewright.frontend.tensors import element_type
 from tilewright.graph.ir import Graph, TensorType
-
-Source = str | Path | bytes | onnx.ModelProto
 
 __all__ = ["Problem", "Source", "check_onnx", "load_onnx"]
 
@@ -36,7 +32,7 @@ def load_onnx(
     `notify` says so). Raises `UnsupportedError` that lists every unsupported node, or `ModelError`
     for a broken file."""
     model = read_model(source)
-    importer = Importer(model, _folder(source), _name(source), shapes or {}, notify)
+    importer = Importer(model, folder_of(source), name_of(source), shapes or {}, notify)
     graph = importer.run()
     problems = importer.problems
     if problems and problems[0].broken:
@@ -53,67 +49,18 @@ def check_onnx(source: Source, shapes: Shapes | None = None) -> list[Problem]:
     """
     try:
         model = read_model(source)
-        plain = Importer(model, _folder(source), _name(source), shapes or {}, lambda m: None)
+        plain = Importer(model, folder_of(source), name_of(source), shapes or {}, lambda m: None)
         plain.run()
         if not plain.problems:
             return []
         types = _inferred_types(model, shapes or {})
         again = Importer(
-            model, _folder(source), _name(source), shapes or {}, lambda m: None, types.get
+            model, folder_of(source), name_of(source), shapes or {}, lambda m: None, types.get
         )
         again.run()
         return again.problems
     except TilewrightError as err:
         return [Problem("model", "", str(err), "", broken=True)]
-
-
-# ---------------------------------------------------------------- reading
-
-
-def _folder(source: Source) -> Path | None:
-    return Path(source).parent if isinstance(source, str | Path) else None
-
-
-def _name(source: Source) -> str:
-    """A C identifier for the model."""
-    stem = Path(source).stem if isinstance(source, str | Path) else "model"
-    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
-    return f"m_{name}" if not name or name[0].isdigit() else name
-
-
-def read_model(source: Source) -> onnx.ModelProto:
-    """The parsed file, external data left where it is; `ModelError` if it is not an ONNX file."""
-    if isinstance(source, onnx.ModelProto):
-        return source
-    shown = "the model" if isinstance(source, bytes) else str(source)
-    data = source if isinstance(source, bytes) else _read_file(Path(source))
-    if not data:
-        raise ModelError(f"{shown} is empty: export or download it again")
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError:
-        raise ModelError(
-            f"{shown} is not an ONNX file or is truncated: export or download it again"
-        ) from None
-    if not model.HasField("graph"):
-        raise ModelError(f"{shown} has no graph: it is truncated, or not an ONNX file")
-    return model
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise ModelError(f"there is no model file {path}: check the path")
-        size = path.stat().st_size
-        if size > limits.MAX_FILE_BYTES:
-            raise ModelError(
-                f"{path} has {size} bytes, at most {limits.MAX_FILE_BYTES} are possible: store the "
-                "weights as external data"
-            )
-        return path.read_bytes()
-    except (OSError, ValueError) as err:
-        raise ModelError(f"{path} cannot be read ({err}): check the path") from None
 
 
 # ---------------------------------------------------------------- types behind a problem
