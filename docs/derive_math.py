@@ -62,9 +62,7 @@ def _lawson(a: Floats, y: Floats, w: Floats) -> Floats:
     return best
 
 
-def rational(
-    f: Fn, hi: float, p: int, q: int, scale: float = 1.0
-) -> tuple[Floats, Floats, float]:
+def rational(f: Fn, hi: float, p: int, q: int, scale: float = 1.0) -> tuple[Floats, Floats, float]:
     """2 t(x) = x P(x^2) / Q(x^2) with 2 t / (1 + t^2) = f(x) for 0 < x <= hi; Q(0) = scale.
 
     P of degree `p`, Q of degree `q`. Weighted by what an error of t does to the result, relatively:
@@ -121,11 +119,11 @@ def main() -> None:
             lambda f: np.abs(f**3 / np.log1p(f)),
         ))  # fmt: skip
     # tanh(x) = 2 t / (1 + t^2), 2 t = x P(x^2) / Q(x^2), |x| <= 9.02
-    p, q, error = rational(np.tanh, 9.02, *TANH_DEGREES, scale=1.015)
+    p, q, error = rational(np.tanh, 9.02, *TANH_DEGREES, scale=1.8235)
     show("TANH_P", p, error)
     show("TANH_Q", q, error)
     # erf(x) likewise, |x| <= 3.93
-    p, q, error = rational(np.vectorize(erf, otypes=[np.float64]), 3.93, *ERF_DEGREES, scale=1.11)
+    p, q, error = rational(np.vectorize(erf, otypes=[np.float64]), 3.93, *ERF_DEGREES, scale=1.625)
     show("ERF_P", p, error)
     show("ERF_Q", q, error)
     # sin(r) = r + r^3 * P(r^2), |r| <= pi / 2
