@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import erf, inf, sqrt
+from math import ceil, erf, floor, inf, sqrt
 from typing import Any
 
 import numpy as np
 
+from tilewright.core.dtypes import F16, F32
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -20,6 +21,7 @@ from tilewright.loop.builder import (
     Reader,
     add,
     binary,
+    cast,
     const,
     div,
     maximum,
@@ -56,13 +58,27 @@ def _softplus(x: Expr) -> Expr:
 
 
 def _clip(x: Expr, a: Mapping[str, Any]) -> Expr:
-    if x.dtype.is_float:
-        lo, hi = float(a["min"]), float(a["max"])
-    else:
-        info = np.iinfo(x.dtype.numpy)  # type: ignore[arg-type]
-        lo, hi = max(a["min"], info.min), min(a["max"], info.max)
+    """The upper bound wins where it is below the lower one, as in ONNX."""
+    lo, hi = a["min"], a["max"]
+    if x.dtype.is_integer:
+        lo, hi = _integer_bounds(lo, hi, x.dtype.numpy)
     out = x if lo == -inf else maximum(x, _c(lo, x))
     return out if hi == inf else minimum(out, _c(hi, x))
+
+
+def _integer_bounds(lo: float, hi: float, kind: Any) -> tuple[int, int]:
+    """The same bounds for integers of type `kind`, rounded inwards."""
+    info = np.iinfo(kind)
+    low = info.min if lo <= info.min else info.max if lo >= info.max else ceil(lo)
+    high = info.max if hi >= info.max else info.min if hi <= info.min else floor(hi)
+    return low, high
+
+
+def _clip_ref(x: Any, a: Mapping[str, Any]) -> Any:
+    lo, hi = a["min"], a["max"]
+    if x.dtype.kind in "iu":
+        lo, hi = (x.dtype.type(v) for v in _integer_bounds(lo, hi, x.dtype))
+    return np.minimum(np.maximum(x, lo), hi)
 
 
 def _gelu(x: Expr, a: Mapping[str, Any]) -> Expr:
@@ -89,9 +105,7 @@ def _positive(x: Expr) -> Expr:
 
 
 _TABLE: dict[str, _Activation] = {
-    "clip": _Activation(
-        _clip, lambda x, a: np.clip(x, a["min"], a["max"]), "", {"min": -inf, "max": inf}
-    ),
+    "clip": _Activation(_clip, _clip_ref, "", {"min": -inf, "max": inf}),
     "leaky_relu": _Activation(
         lambda x, a: select(binary("lt", x, _c(0.0, x)), mul(x, _c(a["alpha"], x)), x),
         lambda x, a: np.where(x < 0, a["alpha"] * x, x),
@@ -175,12 +189,15 @@ _TABLE: dict[str, _Activation] = {
 }
 
 
-def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
-    x = types[0]
-    assert x is not None
-    if x.dtype.kind == "bool":
-        raise ModelError("an activation is not defined on bool")
-    return [x]
+def _infer(name: str) -> Callable[[Sequence[TensorType | None], Attrs], list[TensorType]]:
+    def infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
+        x = types[0]
+        assert x is not None
+        if not x.dtype.is_float and not (name == "clip" and x.dtype.is_integer):
+            raise ModelError(f"`{name}` wants a float tensor, got {x}: cast it")
+        return [x]
+
+    return infer
 
 
 def _reference(act: _Activation) -> Callable[[Sequence[Any], Attrs], list[Array]]:
@@ -202,8 +219,10 @@ def _compute(act: _Activation) -> Callable[..., Expr]:
         k: KernelBuilder,
     ) -> Expr:
         assert x[0] is not None
-        value = k.let("x", x[0].broadcast(index))
-        return act.expr(value, attrs)
+        value = x[0].broadcast(index)
+        if out.dtype is F16:  # one rounding, at the end
+            value = cast(value, F32)
+        return cast(act.expr(k.let("x", value), attrs), out.dtype)
 
     return compute
 
@@ -219,12 +238,27 @@ def _import(name: str, act: _Activation) -> Callable[[ImportNode], Sequence[str]
 def _samples(act: _Activation) -> Callable[[np.random.Generator], Iterator[Sample]]:
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         attrs = dict(act.defaults)
-        if "min" in attrs:
-            attrs = {"min": -0.5, "max": 6.0}
-        for shape in ((), (17,), (3, 33)):
+        for shape in ((), (1,), (7,), (17,), (3, 33), (2, 1, 16), (2, 1, 3, 1, 4)):
             yield Sample((np.asarray(rng.standard_normal(shape) * 4, np.float32),), attrs)
+        odd = [0.0, -0.0, np.nan, np.inf, -np.inf, 1e-3, -1e-3, 90.0, -90.0, 1e30, -1e30, 3.0, -3.0]
+        variants: list[dict[str, Any]] = [attrs]
         if "approximate" in attrs:
-            yield Sample((rng.standard_normal(16).astype(np.float32),), {"approximate": "tanh"})
+            variants.append({"approximate": "tanh"})
+        elif "min" in attrs:
+            variants += [
+                {"min": -0.5, "max": 6.0},
+                {"min": 3.0, "max": -1.0},
+                {"min": 0.0, "max": inf},
+            ]
+            ints = rng.integers(-99, 99, (19,))
+            for kind in (np.int8, np.int64, np.uint8):
+                yield Sample((ints.astype(kind),), {"min": -2.5, "max": 40.0})
+                yield Sample((ints.astype(kind),), {"min": -inf, "max": 7.5})
+        elif attrs:
+            variants.append({k: float(v) * 1.5 + 0.25 for k, v in attrs.items()})
+        for given in variants:
+            yield Sample((np.array(odd, np.float32),), given)
+        yield Sample((rng.standard_normal(19).astype(np.float16),), attrs)
 
     return samples
 
@@ -238,25 +272,45 @@ def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 
 
 def _import_clip(node: ImportNode) -> Sequence[str]:
-    """Bounds are attributes before opset 11 and optional inputs from then on."""
+    """Bounds are attributes before opset 11 and optional inputs from then on.
+
+    Bounds known only at run time, and those of integers (exact beyond 2^53), become max and min.
+    """
     lo, hi = -inf, inf
     if node.opset < 11:
         lo, hi = float(node.attr("min", -inf)), float(node.attr("max", inf))
     else:
-        bounds: list[float | None] = []
-        for i in (1, 2):
-            value = node.const(i) if node.has(i) else np.asarray(-inf if i == 1 else inf)
-            bounds.append(None if value is None else float(value.reshape(-1)[0]))
-        if None in bounds:  # bounds known only at run time
+        given = [i for i in (1, 2) if node.has(i)]
+        values = {i: node.const(i) for i in given}
+        if not node.type(0).dtype.is_float or any(v is None for v in values.values()):
             out = node.inputs[0]
-            for i, op in ((1, "max"), (2, "min")):
-                if node.has(i):
-                    (out,) = node.add(op, [out, node.inputs[i]])
+            for i in given:
+                (out,) = node.add("max" if i == 1 else "min", [out, _scalar(node, i)])
             return [out]
-        lo, hi = (float(b) for b in bounds if b is not None)
+        known = {i: float(v.reshape(-1)[0]) for i, v in values.items() if v is not None}
+        lo, hi = known.get(1, -inf), known.get(2, inf)
     if lo == 0.0 and hi == inf:
         return node.add("relu", [node.inputs[0]])
     return node.add("clip", [node.inputs[0]], {"min": lo, "max": hi})
+
+
+def _scalar(node: ImportNode, i: int) -> str:
+    """Input `i` as a scalar: some exporters write bounds of shape [1]."""
+    if node.type(i).shape == ():
+        return node.inputs[i]
+    (value,) = node.add("reshape", [node.inputs[i]], {"shape": ()})
+    return value
+
+
+def _import_swish(node: ImportNode) -> Sequence[str]:
+    """x * sigmoid(alpha * x)."""
+    x, alpha = node.inputs[0], float(node.attr("alpha", 1.0))
+    scaled = x
+    if alpha != 1.0:
+        factor = node.constant(np.asarray(alpha, node.type(0).dtype.numpy), "alpha")
+        (scaled,) = node.add("mul", [x, factor])
+    (gate,) = node.add("sigmoid", [scaled])
+    return node.add("mul", [x, gate])
 
 
 def _prelu_compute(
@@ -275,8 +329,16 @@ def _prelu_compute(
 def _prelu_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x, slope = types
     assert x is not None and slope is not None
-    if np.broadcast_shapes(x.shape, slope.shape) != x.shape:
-        raise ModelError(f"`prelu`: slope {slope} does not broadcast to {x}")
+    if x.dtype is not slope.dtype or x.dtype.kind == "bool":
+        raise ModelError(
+            f"`prelu` wants two tensors of one number type, got {x}, {slope}: cast one"
+        )
+    try:
+        fits = np.broadcast_shapes(x.shape, slope.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ModelError(f"`prelu`: slope {slope} does not broadcast to {x}: repair the model")
     return [x]
 
 
@@ -286,10 +348,26 @@ def _prelu_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 
 def _prelu_samples(rng: np.random.Generator) -> Iterator[Sample]:
-    for shape, slope in (((3, 17), (17,)), ((1, 4, 5, 3), (4, 1, 1)), ((6,), (1,))):
+    for shape, slope in (
+        ((3, 17), (17,)), ((1, 4, 5, 3), (4, 1, 1)), ((6,), (1,)), ((), ()), ((33,), ()),
+        ((2, 1, 3, 1, 4), (3, 1, 1)),
+    ):  # fmt: skip
         yield Sample(
-            (rng.standard_normal(shape).astype(np.float32), rng.random(slope).astype(np.float32))
+            (
+                np.asarray(rng.standard_normal(shape), np.float32),
+                np.asarray(rng.random(slope), np.float32),
+            )
         )
+    odd = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, -2.0], np.float32)
+    yield Sample((odd, np.array([0.25], np.float32)))
+    yield Sample((rng.integers(-9, 9, (3, 5)).astype(np.int32), np.array([2], np.int32)))
+
+
+def _importers(name: str, act: _Activation) -> dict[str, Callable[[ImportNode], Sequence[str]]]:
+    if name == "clip":
+        return {"Clip": _import_clip}
+    more = {"Swish": _import_swish} if name == "hard_swish" else {}
+    return {act.onnx: _import(name, act), **more}
 
 
 OPERATORS = [
@@ -297,7 +375,7 @@ OPERATORS = [
         Operator(
             name=name,
             trait="elementwise",
-            infer=_infer,
+            infer=_infer(name),
             reference=_reference(act),
             attrs={
                 k: (int, float) if isinstance(v, float) else str for k, v in act.defaults.items()
@@ -305,7 +383,7 @@ OPERATORS = [
             compute=_compute(act),
             samples=_samples(act),
             flops=_flops,
-            onnx={act.onnx: _import(name, act)} if act.onnx else {"Clip": _import_clip},
+            onnx=_importers(name, act),
             doc=f"y[i] = {name}(x[i])",
         )
         for name, act in _TABLE.items()

@@ -21,18 +21,26 @@ from tilewright.registry import ImportNode, Operator, Sample
 
 
 def _truncated_division(a: Array, b: Array) -> Array:
+    """Towards zero; integers: 0 for a zero divisor, and the smallest number / -1 wraps."""
     if a.dtype.kind == "f":
         return np.asarray(a / b)
-    safe = np.where(b == 0, 1, b)
-    q = np.abs(a) // np.abs(safe)
-    return np.asarray(np.where(b == 0, 0, np.where((a < 0) == (safe < 0), q, -q)).astype(a.dtype))
+    safe = np.where(b == 0, 1, b).astype(b.dtype)
+    return np.asarray(np.where(b == 0, 0, (a - np.fmod(a, safe)) // safe))
 
 
 def _c_remainder(a: Array, b: Array) -> Array:
-    safe = np.where(b == 0, 1, b).astype(b.dtype) if a.dtype.kind != "f" else b
-    return np.asarray(
-        np.where((b == 0) & (a.dtype.kind != "f"), 0, np.fmod(a, safe)).astype(a.dtype)
-    )
+    """With the sign of the dividend; integers: 0 for a zero divisor."""
+    if a.dtype.kind == "f":
+        return np.asarray(np.fmod(a, b))
+    safe = np.where(b == 0, 1, b).astype(b.dtype)
+    return np.asarray(np.where(b == 0, 0, np.fmod(a, safe)))
+
+
+def _power(a: Array, b: Array) -> Array:
+    """Floats through float64; integers wrap, and a negative exponent gives 0."""
+    if a.dtype.kind == "f":
+        return np.asarray(np.power(a.astype(np.float64), b.astype(np.float64)))
+    return np.asarray(np.where(b < 0, 0, np.power(a, np.maximum(b, 0))))
 
 
 #: operator -> (reference, operand kinds: n numeric, a any, b bool or integer)
@@ -42,7 +50,7 @@ _TABLE: dict[BinaryOp, tuple[Callable[[Any, Any], Any], str]] = {
     "mul": (np.multiply, "n"),
     "div": (_truncated_division, "n"),
     "mod": (_c_remainder, "n"),
-    "pow": (np.power, "n"),
+    "pow": (_power, "n"),
     "min": (np.minimum, "n"),
     "max": (np.maximum, "n"),
     "lt": (np.less, "n"),
@@ -64,13 +72,15 @@ def _infer(name: BinaryOp) -> Callable[[Sequence[TensorType | None], Attrs], lis
         a, b = types
         assert a is not None and b is not None
         if a.dtype is not b.dtype:
-            raise ModelError(f"`{name}` of {a} and {b}: the element types differ")
+            raise ModelError(f"`{name}` of {a} and {b}: the element types differ, cast one")
         if (kinds == "n" and a.dtype is BOOL) or (kinds == "b" and a.dtype.is_float):
-            raise ModelError(f"`{name}` is not defined on {a.dtype}")
+            raise ModelError(f"`{name}` is not defined on {a.dtype}: cast the operands")
         try:
             shape = np.broadcast_shapes(a.shape, b.shape)
         except ValueError:
-            raise ModelError(f"`{name}` of {a} and {b}: the shapes do not broadcast") from None
+            raise ModelError(
+                f"`{name}` of {a} and {b}: the shapes do not broadcast, repair the model"
+            ) from None
         return [TensorType(BOOL if name in COMPARISONS else a.dtype, tuple(shape))]
 
     return infer
@@ -82,8 +92,6 @@ def _reference(name: BinaryOp) -> Callable[[Sequence[Any], Attrs], list[Array]]:
     def reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
         a, b = (np.asarray(x) for x in inputs)
         with np.errstate(all="ignore"):
-            if name == "pow" and a.dtype.kind == "f":
-                return [np.asarray(np.power(a.astype(np.float64), b.astype(np.float64)), a.dtype)]
             out = np.asarray(f(a, b))
         return [out if name in COMPARISONS else out.astype(a.dtype)]
 
@@ -109,23 +117,35 @@ def _samples(name: BinaryOp) -> Callable[[np.random.Generator], Iterator[Sample]
     kinds = _TABLE[name][1]
     shapes = [
         ((), ()), ((17,), (17,)), ((3, 33), (33,)), ((4, 1), (1, 7)), ((2, 3, 5), ()),
-        ((1, 4, 1, 1), (2, 4, 3, 5)), ((16,), (1,)),
+        ((1, 4, 1, 1), (2, 4, 3, 5)), ((16,), (1,)), ((7,), (3, 1)), ((1, 16), (33, 1)),
+        ((2, 1, 3, 1, 2), (4, 1, 3, 1)),
     ]  # fmt: skip
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         for sa, sb in shapes:
             if kinds == "b":
-                yield Sample(tuple(rng.integers(0, 2, s).astype(np.bool_) for s in (sa, sb)))
+                yield Sample(tuple(np.asarray(rng.integers(0, 2, s), np.bool_) for s in (sa, sb)))
                 continue
             a, b = rng.standard_normal(sa) * 2, rng.standard_normal(sb) * 2
             if name == "pow":
                 a = np.abs(a) + 0.1
             yield Sample((np.asarray(a, np.float32), np.asarray(b, np.float32)))
-        if name != "pow":
-            yield Sample(tuple(rng.integers(-9, 10, (3, 19)).astype(np.int32) for _ in range(2)))
-        if name in ("min", "max", "add", "lt", "eq"):
-            v = np.array([0.0, -0.0, 1.0, np.nan, np.inf, -np.inf], np.float32)
-            yield Sample((np.repeat(v, 6), np.tile(v, 6)))
+        low = 0 if name == "pow" else -9
+        for kind in (np.int32, np.int64):
+            a = rng.integers(-9, 10, (3, 19)).astype(kind)
+            yield Sample((a, rng.integers(low, 10, (3, 19)).astype(kind)))
+        edges = np.array([-128, -127, -3, -1, 0, 1, 2, 127], np.int8)
+        a, b = np.repeat(edges, 8), np.tile(edges, 8)
+        if name == "pow":
+            b = np.tile(np.array([0, 1, 2, 3, 7, 8, 31, 63], np.int8), 8)
+        yield Sample((a, b))
+        yield Sample((a.view(np.uint8), b.view(np.uint8)))
+        if kinds == "a":
+            bits = np.array([False, True, False, True])
+            yield Sample((bits, np.array([False, False, True, True])))
+        if kinds != "b":
+            odd = np.array([0.0, -0.0, 1.0, -1.5, np.nan, np.inf, -np.inf, 3.0], np.float32)
+            yield Sample((np.repeat(odd, 8), np.tile(odd, 8)))
 
     return samples
 
@@ -157,29 +177,35 @@ def _variadic(name: str, mean: bool = False) -> Callable[[ImportNode], Sequence[
 
 
 def _pow(node: ImportNode) -> Sequence[str]:
-    base, exponent = node.inputs[0], node.inputs[1]
+    """The result has the base's type; an integer base with a float exponent computes in floats."""
+    (base, exponent), (b, e) = node.inputs[:2], (node.type(0).dtype, node.type(1).dtype)
     value = node.const(1)
-    if (
-        value is not None
-        and value.size == 1
-        and node.type(0).dtype.is_float
-        and value.ndim <= node.type(0).rank
-    ):
-        p = float(value.reshape(-1)[0])
-        if p == 1.0:
-            return [base]
-        if p == 2.0:
-            return node.add("mul", [base, base])
-        if p == 3.0:
-            (square,) = node.add("mul", [base, base])
-            return node.add("mul", [square, base])
-        if p == 0.5:
-            return node.add("sqrt", [base])
-        if p == -1.0:
-            return node.add("reciprocal", [base])
-    if node.type(1).dtype is not node.type(0).dtype:
-        (exponent,) = node.add("cast", [exponent], {"to": node.type(0).dtype.name})
-    return node.add("pow", [base, exponent])
+    if value is not None and value.size == 1 and value.ndim <= node.type(0).rank:
+        simple = _power_of(node, float(value.reshape(-1)[0]))
+        if simple is not None:
+            return simple
+    if b is e:
+        return node.add("pow", [base, exponent])
+    if b.is_float or not e.is_float:
+        (exponent,) = node.add("cast", [exponent], {"to": b.name})
+        return node.add("pow", [base, exponent])
+    (wide,) = node.add("cast", [base], {"to": e.name})
+    (power,) = node.add("pow", [wide, exponent])
+    return node.add("cast", [power], {"to": b.name})
+
+
+def _power_of(node: ImportNode, p: float) -> Sequence[str] | None:
+    """The power with a constant exponent as cheaper operators, where there are any."""
+    base = node.inputs[0]
+    if p == 1.0:
+        return [base]
+    if p in (2.0, 3.0, 4.0):
+        (square,) = node.add("mul", [base, base])
+        return [square] if p == 2.0 else node.add("mul", [square, base if p == 3.0 else square])
+    if not node.type(0).dtype.is_float or p not in (0.5, -0.5, -1.0):
+        return None
+    (root,) = [base] if p == -1.0 else node.add("sqrt", [base])
+    return [root] if p == 0.5 else node.add("reciprocal", [root])
 
 
 def _mod(node: ImportNode) -> Sequence[str]:

@@ -23,13 +23,15 @@ _ONNX_TYPES = {
     11: "f64", 12: "u32", 13: "u64",
 }  # fmt: skip
 
+_REFUSED = {8: "string", 14: "complex64", 15: "complex128", 16: "bfloat16"}
+
 
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
     to = str(attrs["to"])
     if to not in ALL:
-        raise ModelError(f"`cast` to the unknown element type {to}")
+        raise ModelError(f"`cast` to the unknown element type {to}: use one of {', '.join(ALL)}")
     return [TensorType(ALL[to], x.shape)]
 
 
@@ -64,7 +66,10 @@ def _compute(
 def _import_cast(node: ImportNode) -> Sequence[str]:
     code = int(node.attr("to"))
     if code not in _ONNX_TYPES:
-        raise node.fail(f"Cast to ONNX element type {code} is not supported")
+        kind = _REFUSED.get(code, str(code))
+        raise node.fail(
+            f"Cast to ONNX element type {kind} is not supported: use one of {', '.join(ALL)}"
+        )
     return node.add("cast", [node.inputs[0]], {"to": _ONNX_TYPES[code]})
 
 
@@ -74,10 +79,21 @@ def _import_cast_like(node: ImportNode) -> Sequence[str]:
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
     for a, b in (("f32", "i32"), ("i32", "f32"), ("i64", "i32"), ("f32", "bool"), ("bool", "f32"),
-                 ("u8", "f32"), ("i8", "i64"), ("f32", "f64"), ("f32", "u8")):  # fmt: skip
+                 ("u8", "f32"), ("i8", "i64"), ("f32", "f64"), ("f32", "u8"), ("f64", "f32"),
+                 ("bool", "i64"), ("i64", "bool"), ("u8", "i32"), ("f16", "f32"),
+                 ("f32", "f16"), ("f32", "f32")):  # fmt: skip
         x = rng.integers(0, 2 if a == "bool" else 100, (3, 19)).astype(dtype(a).numpy)
         yield Sample((x,), {"to": b})
+    for shape in ((), (1,), (2, 1, 5, 1, 3)):
+        yield Sample((np.asarray(rng.standard_normal(shape) * 9, np.float32),), {"to": "i64"})
+    wraps = np.array([300, -300, 127, 128, -129, 2**31 - 1], np.int32)
+    for to in ("i8", "u8", "i16", "u64"):
+        yield Sample((wraps,), {"to": to})
+    odd = np.array([0.0, -0.0, 0.3, np.nan, np.inf, -np.inf], np.float32)
+    for to in ("bool", "f64", "f16"):
+        yield Sample((odd,), {"to": to})
     yield Sample((np.array([0.9, -0.9, 1e20, -1e20, np.nan], np.float32),), {"to": "i32"})
+    yield Sample((np.array([300.5, -1.0, np.inf, -np.inf], np.float32),), {"to": "u8"})
 
 
 OPERATORS = [

@@ -35,7 +35,10 @@ def _compute(
 
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
-    yield Sample((rng.standard_normal((3, 33)).astype(np.float32),))
+    for shape in ((), (1,), (17,), (3, 33), (2, 1, 7, 16), (2, 3, 1, 4, 5)):
+        yield Sample((rng.standard_normal(shape).astype(np.float32),))
+    for kind in (np.bool_, np.int8, np.int64, np.float64, np.float16):
+        yield Sample((rng.integers(0, 2, (3, 7)).astype(kind),))
 
 
 OPERATORS = [

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.attributes import integer
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -19,24 +20,25 @@ from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample
 
 
-def _block(attrs: Attrs) -> int:
-    b = attrs["blocksize"]
-    assert isinstance(b, int)
-    return b
-
-
 def _d2s_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
-    b = _block(attrs)
+    b = integer(attrs, "blocksize")
+    if attrs["mode"] not in ("DCR", "CRD"):
+        raise ModelError(
+            f"`depth_to_space`: mode {attrs['mode']} is not DCR or CRD: repair the model"
+        )
     if x.rank != 4 or b < 1 or x.shape[1] % (b * b):
-        raise ModelError(f"`depth_to_space` of {x} with blocks of {b}: channels do not divide")
+        raise ModelError(
+            f"`depth_to_space` of {x} with blocks of {b}: wants [N, C, H, W] with C a multiple of "
+            f"{b * b}: repair the model"
+        )
     n, c, h, w = x.shape
     return [TensorType(x.dtype, (n, c // (b * b), h * b, w * b))]
 
 
 def _d2s_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
-    x, b = np.asarray(inputs[0]), _block(attrs)
+    x, b = np.asarray(inputs[0]), integer(attrs, "blocksize")
     n, c, h, w = x.shape
     c //= b * b
     if attrs["mode"] == "DCR":
@@ -54,7 +56,7 @@ def _d2s_compute(
     k: KernelBuilder,
 ) -> Expr:
     assert x[0] is not None
-    b = _block(attrs)
+    b = integer(attrs, "blocksize")
     n, c, h, w = index
     inner = (h % b) * b + w % b
     channel = inner * out.shape[1] + c if attrs["mode"] == "DCR" else c * (b * b) + inner
@@ -64,15 +66,18 @@ def _d2s_compute(
 def _s2d_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
-    b = _block(attrs)
+    b = integer(attrs, "blocksize")
     if x.rank != 4 or b < 1 or x.shape[2] % b or x.shape[3] % b:
-        raise ModelError(f"`space_to_depth` of {x} with blocks of {b}: the image does not divide")
+        raise ModelError(
+            f"`space_to_depth` of {x} with blocks of {b}: wants [N, C, H, W] with H and W multiples "
+            f"of {b}: repair the model"
+        )
     n, c, h, w = x.shape
     return [TensorType(x.dtype, (n, c * b * b, h // b, w // b))]
 
 
 def _s2d_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
-    x, b = np.asarray(inputs[0]), _block(attrs)
+    x, b = np.asarray(inputs[0]), integer(attrs, "blocksize")
     n, c, h, w = x.shape
     y = x.reshape(n, c, h // b, b, w // b, b).transpose(0, 3, 5, 1, 2, 4)
     return [np.ascontiguousarray(y.reshape(n, c * b * b, h // b, w // b))]
@@ -86,7 +91,7 @@ def _s2d_compute(
     k: KernelBuilder,
 ) -> Expr:
     assert x[0] is not None
-    b, channels = _block(attrs), x[0].shape[1]
+    b, channels = integer(attrs, "blocksize"), x[0].shape[1]
     n, c, h, w = index
     block = c // channels
     return x[0](n, c % channels, h * b + block // b, w * b + block % b)
@@ -103,12 +108,16 @@ def _import_s2d(node: ImportNode) -> Sequence[str]:
 
 def _d2s_samples(rng: np.random.Generator) -> Iterator[Sample]:
     for mode in ("DCR", "CRD"):
-        x = rng.standard_normal((1, 12, 2, 5)).astype(np.float32)
-        yield Sample((x,), {"blocksize": 2, "mode": mode})
+        for shape, b in (((1, 12, 2, 5), 2), ((2, 9, 1, 17), 3), ((1, 3, 4, 7), 1)):
+            x = rng.standard_normal(shape).astype(np.float32)
+            yield Sample((x,), {"blocksize": b, "mode": mode})
+    x = rng.integers(0, 255, (1, 4, 3, 3)).astype(np.uint8)
+    yield Sample((x,), {"blocksize": 2, "mode": "CRD"})
 
 
 def _s2d_samples(rng: np.random.Generator) -> Iterator[Sample]:
-    yield Sample((rng.standard_normal((2, 3, 4, 6)).astype(np.float32),), {"blocksize": 2})
+    for shape, b in (((2, 3, 4, 6), 2), ((1, 1, 3, 51), 3), ((1, 2, 3, 7), 1)):
+        yield Sample((rng.standard_normal(shape).astype(np.float32),), {"blocksize": b})
 
 
 OPERATORS = [

@@ -1,4 +1,4 @@
-"""Broadcast to a larger shape (a view with stride 0) and repetition along dims (tile)."""
+"""Broadcast to a larger shape: a view that repeats elements with stride 0."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.attributes import ints
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -15,16 +16,10 @@ from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample, StridedView
 
 
-def _ints(attrs: Attrs, name: str) -> tuple[int, ...]:
-    value = attrs[name]
-    assert isinstance(value, tuple)
-    return tuple(int(v) for v in value)
-
-
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
-    shape = _ints(attrs, "shape")
+    shape = ints(attrs, "shape")
     try:
         fits = np.broadcast_shapes(x.shape, shape) == shape
     except ValueError:
@@ -35,7 +30,7 @@ def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
-    return [np.ascontiguousarray(np.broadcast_to(inputs[0], _ints(attrs, "shape")))]
+    return [np.array(np.broadcast_to(inputs[0], ints(attrs, "shape")))]
 
 
 def _compute(
@@ -59,49 +54,23 @@ def _view(
 
 
 def _import_expand(node: ImportNode) -> Sequence[str]:
-    wanted = tuple(int(n) for n in node.need_const(1, "the shape"))
+    wanted = tuple(int(n) for n in node.need_const(1, "the shape").reshape(-1))
     try:
         shape = np.broadcast_shapes(node.type(0).shape, wanted)
     except ValueError:
         raise node.fail(
-            f"Expand of {node.type(0)} to {list(wanted)}: shapes do not broadcast"
+            f"Expand of {node.type(0)} to {list(wanted)}: the shapes do not broadcast, repair the model"
         ) from None
     return node.add("expand", [node.inputs[0]], {"shape": tuple(shape)})
 
 
-def _tile_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
-    x = types[0]
-    assert x is not None
-    repeats = _ints(attrs, "repeats")
-    if len(repeats) != x.rank or any(r < 0 for r in repeats):
-        raise ModelError(f"`tile`: repeats {list(repeats)} do not fit {x}")
-    return [TensorType(x.dtype, tuple(n * r for n, r in zip(x.shape, repeats, strict=True)))]
-
-
-def _tile_compute(
-    x: Sequence[Reader | None],
-    index: tuple[Ix, ...],
-    attrs: Attrs,
-    out: TensorType,
-    k: KernelBuilder,
-) -> Expr:
-    assert x[0] is not None
-    return x[0](*(Ix(0) if n == 1 else i % n for i, n in zip(index, x[0].shape, strict=True)))
-
-
-def _import_tile(node: ImportNode) -> Sequence[str]:
-    repeats = tuple(int(r) for r in node.need_const(1, "the repeats"))
-    return node.add("tile", [node.inputs[0]], {"repeats": repeats})
-
-
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
-    for shape, new in (((1, 5), (3, 5)), ((), (4,)), ((17,), (2, 17)), ((2, 1), (3, 2, 4))):
+    for shape, new in (
+        ((1, 5), (3, 5)), ((), (4,)), ((17,), (2, 17)), ((2, 1), (3, 2, 4)), ((), ()), ((1,), (33,)),
+        ((2, 1, 1, 16), (2, 3, 7, 16)), ((3, 1, 1, 2), (1, 3, 2, 1, 2)),
+    ):  # fmt: skip
         yield Sample((rng.standard_normal(shape).astype(np.float32),), {"shape": new})
-
-
-def _tile_samples(rng: np.random.Generator) -> Iterator[Sample]:
-    for shape, repeats in (((3,), (5,)), ((2, 7), (2, 3))):
-        yield Sample((rng.standard_normal(shape).astype(np.float32),), {"repeats": repeats})
+    yield Sample((rng.integers(0, 2, (3, 1)).astype(np.bool_),), {"shape": (3, 5)})
 
 
 OPERATORS = [
@@ -116,16 +85,5 @@ OPERATORS = [
         samples=_samples,
         onnx={"Expand": _import_expand},
         doc="y = x broadcast to `shape`",
-    ),
-    Operator(
-        name="tile",
-        trait="injective",
-        infer=_tile_infer,
-        reference=lambda inputs, attrs: [np.tile(inputs[0], _ints(attrs, "repeats"))],
-        attrs={"repeats": tuple},
-        compute=_tile_compute,
-        samples=_tile_samples,
-        onnx={"Tile": _import_tile},
-        doc="y = x repeated along each dim",
     ),
 ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.attributes import axes_of, axis_of, ints
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -20,23 +21,17 @@ from tilewright.loop.ir import Expr, dense_strides
 from tilewright.registry import ImportNode, Operator, Sample, StridedView
 
 
-def _shape(attrs: Attrs) -> tuple[int, ...]:
-    shape = attrs["shape"]
-    assert isinstance(shape, tuple)
-    return tuple(int(n) for n in shape)
-
-
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
-    shape = _shape(attrs)
+    shape = ints(attrs, "shape")
     if prod(shape) != x.size or any(n < 0 for n in shape):
-        raise ModelError(f"`reshape`: {x} does not fit the shape {list(shape)}")
+        raise ModelError(f"`reshape`: {x} does not fit the shape {list(shape)}: repair the model")
     return [TensorType(x.dtype, shape)]
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
-    return [np.asarray(inputs[0]).reshape(_shape(attrs))]
+    return [np.asarray(inputs[0]).reshape(ints(attrs, "shape"))]
 
 
 def _compute(
@@ -54,8 +49,7 @@ def _compute(
     (linear,) = k.simplify((linear,))
     source: list[Ix] = []
     for d, (n, s) in enumerate(zip(x[0].shape, dense_strides(x[0].shape), strict=True)):
-        at = linear // s if s else Ix(0)
-        source.append(Ix(0) if n == 1 else at % n if d else at)
+        source.append(Ix(0) if n <= 1 or not s else linear // s % n if d else linear // s)
     return x[0](*source)
 
 
@@ -119,7 +113,7 @@ def _reshape_to(node: ImportNode, shape: Sequence[int]) -> Sequence[str]:
 
 def _import_reshape(node: ImportNode) -> Sequence[str]:
     x = node.type(0)
-    wanted = [int(n) for n in node.need_const(1, "the shape")]
+    wanted = [int(n) for n in node.need_const(1, "the shape").reshape(-1)]
     if not node.attr("allowzero", 0):
         if any(n == 0 and i >= x.rank for i, n in enumerate(wanted)):
             raise node.fail(f"Reshape of {x} to {wanted}: a 0 has no dim to copy")
@@ -139,18 +133,13 @@ def _axes(node: ImportNode, rank: int) -> list[int] | None:
     axes = node.attr("axes")
     if axes is None and node.has(1):
         axes = node.need_const(1, "the axes")
-    if axes is None:
-        return None
-    out = [int(a) + (rank if int(a) < 0 else 0) for a in np.asarray(axes).reshape(-1)]
-    if any(not 0 <= a < rank for a in out):
-        raise node.fail(f"axes {list(axes)} are out of range for rank {rank}")
-    return out
+    return None if axes is None else axes_of(np.asarray(axes).reshape(-1), rank)
 
 
 def _import_squeeze(node: ImportNode) -> Sequence[str]:
     shape = node.type(0).shape
     axes = _axes(node, len(shape))
-    if axes is None:
+    if not axes:  # absent or empty: every dim of 1
         axes = [i for i, n in enumerate(shape) if n == 1]
     if any(shape[a] != 1 for a in axes):
         raise node.fail(f"Squeeze of {node.type(0)} along {axes}: a dim is not 1")
@@ -170,13 +159,18 @@ def _import_unsqueeze(node: ImportNode) -> Sequence[str]:
 def _import_flatten(node: ImportNode) -> Sequence[str]:
     shape = node.type(0).shape
     axis = int(node.attr("axis", 1))
-    axis += len(shape) if axis < 0 else 0
+    axis = axis if axis == len(shape) else axis_of(axis, len(shape))
     return _reshape_to(node, [prod(shape[:axis]), prod(shape[axis:])])
 
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
-    for shape, new in (((6, 4), (3, 8)), ((2, 3, 4), (24,)), ((), (1, 1)), ((2, 1, 9), (2, 3, 3))):
+    for shape, new in (
+        ((6, 4), (3, 8)), ((2, 3, 4), (24,)), ((), (1, 1)), ((2, 1, 9), (2, 3, 3)), ((1, 1, 1), ()),
+        ((17, 2), (2, 17)), ((33,), (1, 33, 1)), ((4, 6, 5), (8, 3, 5)), ((7, 16), (14, 2, 4)),
+        ((2, 3, 1, 4, 5), (3, 8, 5)), ((5, 7), (5, 7)),
+    ):  # fmt: skip
         yield Sample((rng.standard_normal(shape).astype(np.float32),), {"shape": new})
+    yield Sample((rng.integers(-9, 9, (3, 4)).astype(np.int64),), {"shape": (2, 6)})
 
 
 OPERATORS = [

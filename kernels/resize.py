@@ -1,24 +1,28 @@
 """Resampling of an image or any tensor: nearest, linear or cubic interpolation per dim.
 
-Output coordinate o maps to a source coordinate c by the model's coordinate transformation; then
-    nearest  y[o] = x[round(c)]
+Output position o maps to the source coordinate c = (a*o + b) / q by the model's coordinate
+transformation; then
+    nearest  y[o] = x[c rounded]
     linear   y[o] = sum over the 2 neighbours of c of weight * x
     cubic    y[o] = sum over the 4 neighbours (Keys 1981, coefficient a)
-Shapes are static, so source positions and weights are tables computed at compile time; where a
-position is an affine function of o (factor-2 upsampling) it stays an index expression.
+with neighbours outside of the tensor taken from its edge.
+Invariant: a, b and q are exact integers, so positions are index expressions and weights polynomials
+in the fraction of c; there are no tables, and rounding at a tie does not depend on float arithmetic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
-from math import ceil, floor
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 from typing import Any
 
 import numpy as np
 
-from tilewright.core.dtypes import I64
-from tilewright.core.index import Ix
+from tilewright.core.attributes import axes_of, ints
+from tilewright.core.dtypes import F32, F64, I64, DType
+from tilewright.core.index import Ix, imax, imin
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.loop.builder import (
@@ -26,184 +30,199 @@ from tilewright.loop.builder import (
     Reader,
     add,
     binary,
+    cast,
     const,
+    div,
+    fma,
     from_index,
+    maximum,
+    minimum,
     mul,
     select,
 )
 from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample
 
+_MODES = ("nearest", "linear", "cubic")
 _COORDINATES = (
-    "half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners", "half_pixel_symmetric",
+    "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "asymmetric", "align_corners",
+    "tf_half_pixel_for_nn",
 )  # fmt: skip
-
-
-def _tuple(attrs: Attrs, name: str) -> tuple[Any, ...]:
-    value = attrs[name]
-    assert isinstance(value, tuple)
-    return value
+#: `simple` is what ONNX did before opset 11: down for enlarging, up for shrinking.
+_ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple")
 
 
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
-    sizes = tuple(int(n) for n in _tuple(attrs, "sizes"))
-    if len(sizes) != x.rank or any(n < 1 for n in sizes):
-        raise ModelError(f"`resize` of {x} to {list(sizes)}: sizes do not fit")
+    sizes, scales = ints(attrs, "sizes"), _scales(attrs)
+    for name, known in (("mode", _MODES), ("coord", _COORDINATES), ("nearest_mode", _ROUNDINGS)):
+        if attrs[name] not in known:
+            raise ModelError(f"`resize`: {name} {attrs[name]} is not one of {', '.join(known)}")
+    if not len(sizes) == len(scales) == x.rank or any(n < 1 for n in (*sizes, *x.shape)):
+        raise ModelError(
+            f"`resize` of {x} to {list(sizes)} wants {x.rank} sizes, none of them 0: repair the model"
+        )
+    if any(not 0 < s < float("inf") for s in scales):
+        raise ModelError(f"`resize` of {x}: scales {list(scales)} must be positive")
+    if attrs["mode"] != "nearest" and x.dtype.kind == "bool":
+        raise ModelError(f"`resize` interpolates numbers, got {x}: cast it")
     return [TensorType(x.dtype, sizes)]
 
 
-def _coordinate(o: int, n_in: int, n_out: int, scale: float, mode: str) -> float:
-    match mode:
-        case "half_pixel":
-            return (o + 0.5) / scale - 0.5
-        case "pytorch_half_pixel":
-            return (o + 0.5) / scale - 0.5 if n_out > 1 else 0.0
+def _scales(attrs: Attrs) -> tuple[float, ...]:
+    scales = attrs["scales"]
+    assert isinstance(scales, tuple)
+    return tuple(float(s) for s in scales)
+
+
+# ---------------------------------------------------------------- geometry of one dim
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """The source coordinate (a*o + b) / q of output position o."""
+
+    a: int
+    b: int
+    q: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """How one dim is resampled.
+
+    Tap t of output position o is source element floor((a*o + b) / q) + first + t, clamped to the dim; its
+    weight is the polynomial `weights[t]` (lowest power first) in the fraction ((a*o + b) mod q) / q.
+    """
+
+    line: _Line
+    first: int
+    weights: tuple[tuple[float, ...], ...]
+
+
+def _inverse(scale: float, n_in: int, n_out: int) -> Fraction:
+    """1 / scale as the fraction that was meant: the ratio of sizes, or the simplest within a float32."""
+    if abs(scale * n_in - n_out) <= 1e-6 * n_out:
+        return Fraction(n_in, n_out)
+    best = Fraction(scale).limit_denominator(16)
+    for limit in (256, 4096, 65536, 1 << 20):
+        if best > 0 and abs(float(best) - scale) <= 6e-8 * scale:
+            break
+        best = Fraction(scale).limit_denominator(limit)
+    return 1 / max(best, Fraction(1, 1 << 20))
+
+
+def _coordinate(coord: str, n_in: int, n_out: int, scale: float) -> tuple[Fraction, Fraction]:
+    """Slope and offset of the source coordinate in exact arithmetic."""
+    r, half = _inverse(scale, n_in, n_out), Fraction(1, 2)
+    match coord:
         case "asymmetric":
-            return o / scale
+            return r, Fraction(0)
         case "align_corners":
-            return o * (n_in - 1) / (n_out - 1) if n_out > 1 else 0.0
-        case _:  # half_pixel_symmetric
-            adjust = n_out / (scale * n_in)
-            return n_in / 2 * (1 - adjust) + (o + 0.5) / scale - 0.5
-
-
-def _nearest(c: float, mode: str) -> int:
-    match mode:
-        case "round_prefer_floor":
-            return ceil(c - 0.5)
-        case "round_prefer_ceil":
-            return floor(c + 0.5)
-        case "floor":
-            return floor(c)
+            return Fraction(n_in - 1, max(n_out - 1, 1)), Fraction(0)
+        case "tf_half_pixel_for_nn":
+            return r, r * half
+        case "pytorch_half_pixel" if n_out == 1:
+            return Fraction(0), Fraction(0)
+        case "half_pixel_symmetric":
+            return r, (n_in - n_out * r) * half + (r - 1) * half
         case _:
-            return ceil(c)
+            return r, (r - 1) * half
 
 
-def _cubic(t: float, a: float) -> list[float]:
-    """Keys' weights of the neighbours at -1, 0, 1, 2 for the fraction t."""
-    s = 1 - t
-    return [
-        ((a * (t + 1) - 5 * a) * (t + 1) + 8 * a) * (t + 1) - 4 * a,
-        ((a + 2) * t - (a + 3)) * t * t + 1,
-        ((a + 2) * s - (a + 3)) * s * s + 1,
-        ((a * (s + 1) - 5 * a) * (s + 1) + 8 * a) * (s + 1) - 4 * a,
-    ]
+def _axis(attrs: Attrs, n_in: int, d: int) -> _Axis | None:
+    """The resampling of dim d, None if the dim stays as it is."""
+    n_out, scale = ints(attrs, "sizes")[d], _scales(attrs)[d]
+    if n_in == n_out and scale == 1.0:
+        return None
+    slope, offset = _coordinate(str(attrs["coord"]), n_in, n_out, scale)
+    if attrs["mode"] == "nearest":
+        rounding = str(attrs["nearest_mode"])
+        if rounding == "simple":
+            rounding = "floor" if scale >= 1 else "ceil"
+        return _Axis(_rounded(slope, offset, rounding), 0, ((1.0,),))
+    line = _over_common(slope, offset)
+    if attrs["mode"] == "linear":
+        return _trimmed(_Axis(line, 0, ((1.0, -1.0), (0.0, 1.0))))
+    a = float(attrs["cubic_a"])  # type: ignore[arg-type]
+    keys = (
+        (0.0, a, -2 * a, a),
+        (1.0, 0.0, -(a + 3), a + 2),
+        (0.0, -a, 2 * a + 3, -(a + 2)),
+        (0.0, 0.0, a, -a),
+    )
+    return _trimmed(_Axis(line, -1, keys))
 
 
-def _taps(attrs: Attrs, shape: Sequence[int], d: int) -> tuple[np.ndarray, np.ndarray]:
-    """Source positions and weights of dim d: two arrays of shape (outputs, taps)."""
-    n_in, n_out = shape[d], int(_tuple(attrs, "sizes")[d])
-    scale = float(_tuple(attrs, "scales")[d])
-    mode, coord = str(attrs["mode"]), str(attrs["coord"])
-    rows: list[list[int]] = []
-    weights: list[list[float]] = []
-    for o in range(n_out):
-        c = _coordinate(o, n_in, n_out, scale, coord)
-        if mode == "nearest":
-            rows.append([min(max(_nearest(c, str(attrs["nearest_mode"])), 0), n_in - 1)])
-            weights.append([1.0])
-            continue
-        if mode == "linear":
-            c = min(max(c, 0.0), n_in - 1.0)
-            base, w = floor(c), [1 - (c - floor(c)), c - floor(c)]
-            at = [base, base + 1]
-        else:
-            base = floor(c)
-            w = _cubic(c - base, float(attrs["cubic_a"]))  # type: ignore[arg-type]
-            at = [base - 1, base, base + 1, base + 2]
-            if attrs["exclude_outside"]:
-                w = [v if 0 <= p < n_in else 0.0 for v, p in zip(w, at, strict=True)]
-                w = [v / sum(w) for v in w]
-        rows.append([min(max(p, 0), n_in - 1) for p in at])
-        weights.append(w)
-    return np.array(rows), np.array(weights)
+def _over_common(slope: Fraction, offset: Fraction) -> _Line:
+    q = int(np.lcm(slope.denominator, offset.denominator))
+    return _Line(int(slope * q), int(offset * q), q)
+
+
+def _rounded(slope: Fraction, offset: Fraction, rounding: str) -> _Line:
+    """A line whose floor is the coordinate rounded to an integer."""
+    if rounding.startswith("round"):
+        offset += Fraction(1, 2)
+    line = _over_common(slope, offset)
+    if rounding == "ceil":
+        return _Line(line.a, line.b + line.q - 1, line.q)
+    if rounding == "round_prefer_floor":  # ceil(c - 1/2) == floor(c + 1/2 - 1/q)
+        return _Line(line.a, line.b - 1, line.q)
+    return line
+
+
+def _trimmed(axis: _Axis) -> _Axis:
+    """Without fractions (q = 1) only one tap has a weight other than 0."""
+    if axis.line.q > 1:
+        return axis
+    return _Axis(axis.line, 0, ((1.0,),))
+
+
+# ---------------------------------------------------------------- reference
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     x = np.asarray(inputs[0])
-    y = x.astype(np.float64) if x.dtype.kind == "f" else x
-    for d in range(x.ndim):
-        if (
-            int(_tuple(attrs, "sizes")[d]) == x.shape[d]
-            and float(_tuple(attrs, "scales")[d]) == 1.0
-        ):
+    y = x.astype(np.float64) if attrs["mode"] != "nearest" else x
+    for d, n_in in enumerate(x.shape):
+        axis = _axis(attrs, n_in, d)
+        if axis is None:
             continue
-        rows, weights = _taps(attrs, x.shape, d)
+        at = np.arange(ints(attrs, "sizes")[d]) * axis.line.a + axis.line.b
+        rows = (at // axis.line.q + axis.first)[:, None] + np.arange(len(axis.weights))
+        inside = (rows >= 0) & (rows < n_in)
+        rows = np.clip(rows, 0, n_in - 1)
         if attrs["mode"] == "nearest":
             y = np.take(y, rows[:, 0], axis=d)
             continue
+        t = at % axis.line.q / axis.line.q
+        powers = t[:, None] ** np.arange(len(axis.weights[0]))
+        weights = powers @ np.array(axis.weights).T
+        if _excludes(attrs):
+            weights = np.where(inside, weights, 0)
+            weights = weights / weights.sum(axis=1, keepdims=True)
         bend = [1] * x.ndim
         bend[d] = -1
-        parts = [
-            np.take(y, rows[:, t], axis=d) * weights[:, t].reshape(bend)
-            for t in range(rows.shape[1])
-        ]
-        y = sum(parts[1:], parts[0])
+        parts = (
+            np.take(y, r, axis=d) * w.reshape(bend) for r, w in zip(rows.T, weights.T, strict=True)
+        )
+        y = np.asarray(sum(parts))
+    if x.dtype.kind in "iu" and attrs["mode"] != "nearest":
+        info = np.iinfo(x.dtype)
+        y = np.clip(y, info.min, info.max)
     return [np.asarray(y).astype(x.dtype)]
 
 
-def _affine(rows: np.ndarray) -> tuple[int, int, int] | None:
-    """(a, b, q) with rows[o] == (a*o + b) // q for all o, if there is such a small form."""
-    n = len(rows)
-    o = np.arange(n)
-    for q in (1, 2, 3, 4, 8, 16, 32):
-        for a in (1, 2, 3, 4, 8):
-            b = int(rows[0]) * q
-            for shift in range(q):
-                if np.array_equal((a * o + b + shift) // q, rows):
-                    return a, b + shift, q
-    return None
+def _excludes(attrs: Attrs) -> bool:
+    """Whether taps outside of the tensor get no weight (ONNX means this for cubic only)."""
+    return bool(attrs["exclude_outside"]) and attrs["mode"] == "cubic"
 
 
-def _position(rows: np.ndarray, i: Ix, k: KernelBuilder, n: int) -> Ix:
-    """Source position as an index: a quotient where possible, else a choice among constants."""
-    form = _affine(rows)
-    if form is not None:
-        a, b, q = form
-        return (i * a + b) // q
-    return k.index(_table(rows, i), n, wrap=False)
+# ---------------------------------------------------------------- expression
 
-
-def _table(values: np.ndarray, i: Ix) -> Expr:
-    """values[i] by binary search over constants (tables are short: one entry per output row)."""
-
-    def pick(lo: int, hi: int) -> Expr:
-        if len(set(values[lo:hi].tolist())) == 1:
-            return const(int(values[lo]), I64)
-        mid = (lo + hi) // 2
-        here = binary("lt", from_index(i, I64), const(mid, I64))
-        return select(here, pick(lo, mid), pick(mid, hi))
-
-    return pick(0, len(values))
-
-
-def _weight(weights: np.ndarray, i: Ix, out: TensorType, k: KernelBuilder) -> Expr:
-    def pick(lo: int, hi: int) -> Expr:
-        if np.ptp(weights[lo:hi]) == 0:
-            return const(float(weights[lo]), out.dtype)
-        mid = (lo + hi) // 2
-        here = binary("lt", from_index(i, I64), const(mid, I64))
-        return select(here, pick(lo, mid), pick(mid, hi))
-
-    period = next(
-        (p for p in (1, 2, 4, 8) if len(weights) > 2 * p and np.ptp(weights[p:] - weights[:-p]) == 0
-         and weights[0] == weights[p]),
-        None,
-    )  # fmt: skip
-    if period:
-        short = weights[:period]
-        return _weight_periodic(short, i % period, out)
-    return pick(0, len(weights))
-
-
-def _weight_periodic(weights: np.ndarray, i: Ix, out: TensorType) -> Expr:
-    value: Expr = const(float(weights[-1]), out.dtype)
-    for p in range(len(weights) - 2, -1, -1):
-        here = binary("eq", from_index(i, I64), const(p, I64))
-        value = select(here, const(float(weights[p]), out.dtype), value)
-    return value
+#: Source positions of one dim with their weights; None: a weight of 1.
+_Taps = list[tuple[Ix, Expr | None]]
 
 
 def _compute(
@@ -213,88 +232,155 @@ def _compute(
     out: TensorType,
     k: KernelBuilder,
 ) -> Expr:
+    """Dim by dim: the weighted sum over one dim's taps of the weighted sums over the later dims."""
     source = x[0]
     assert source is not None
-    choices: list[list[tuple[Ix, Expr | None]]] = []
+    work = F64 if out.dtype is F64 else F32
+    interpolates = attrs["mode"] != "nearest"
+    taps: list[_Taps] = []
     for d, i in enumerate(index):
-        same = source.shape[d] == out.shape[d] and float(_tuple(attrs, "scales")[d]) == 1.0
-        if same:
-            choices.append([(i, None)])
-            continue
-        rows, weights = _taps(attrs, source.shape, d)
-        taps: list[tuple[Ix, Expr | None]] = []
-        for t in range(rows.shape[1]):
-            w = None if rows.shape[1] == 1 else k.let("w", _weight(weights[:, t], i, out, k))
-            taps.append((_position(rows[:, t], i, k, source.shape[d]), w))
-        choices.append(taps)
-    total: Expr | None = None
-    for combo in product(*choices):
-        value = source(*(at for at, _ in combo))
-        for _, w in combo:
-            if w is not None:
-                value = mul(value, w)
-        total = value if total is None else add(total, value)
-    assert total is not None
-    return total
+        axis = _axis(attrs, source.shape[d], d)
+        taps.append(
+            [(i, None)] if axis is None else _taps(axis, attrs, i, source.shape[d], work, k)
+        )
+
+    def total(at: tuple[Ix, ...]) -> Expr:
+        if len(at) == len(taps):
+            value = source(*at)
+            return cast(value, work) if interpolates else value
+        acc: Expr | None = None
+        for position, weight in taps[len(at)]:
+            value = total((*at, position))
+            if weight is not None:
+                value = mul(value, weight) if acc is None else fma(value, weight, acc)
+            acc = value
+        assert acc is not None
+        return acc
+
+    return _delivered(total(()), out.dtype)
+
+
+def _delivered(value: Expr, to: DType) -> Expr:
+    """The result in its own type: integers truncate and saturate."""
+    if value.dtype is to or not to.is_integer:
+        return cast(value, to)
+    info = np.iinfo(to.numpy)  # type: ignore[arg-type]
+    low, high = const(float(info.min), value.dtype), const(float(info.max), value.dtype)
+    return cast(minimum(maximum(value, low), high), to)
+
+
+def _taps(axis: _Axis, attrs: Attrs, i: Ix, n: int, work: DType, k: KernelBuilder) -> _Taps:
+    line = axis.line
+    at = i * line.a + line.b
+    base = at // line.q + axis.first
+    rows = [base + t for t in range(len(axis.weights))]
+    clamped = [imin(imax(r, 0), n - 1) for r in rows]
+    if len(rows) == 1:
+        return [(clamped[0], None)]
+    (phase,) = k.simplify((at % line.q,))
+    t = k.let("t", mul(from_index(phase, work), const(1 / line.q, work)))
+    weights = [k.let("w", _polynomial(p, t, work)) for p in axis.weights]
+    if _excludes(attrs):
+        weights = _renormalised(rows, weights, n, work, k)
+    return list(zip(clamped, weights, strict=True))
+
+
+def _polynomial(coefficients: Sequence[float], t: Expr, work: DType) -> Expr:
+    value: Expr = const(coefficients[-1], work)
+    for c in reversed(coefficients[:-1]):
+        value = fma(value, t, const(c, work))
+    return value
+
+
+def _renormalised(
+    rows: Sequence[Ix], weights: Sequence[Expr], n: int, work: DType, k: KernelBuilder
+) -> list[Expr]:
+    """Weights of rows outside 0 .. n - 1 become 0, the others are scaled to a sum of 1."""
+    kept: list[Expr] = []
+    for row, w in zip(rows, weights, strict=True):
+        r = from_index(row, I64)
+        here = binary("and", binary("ge", r, const(0, I64)), binary("lt", r, const(n, I64)))
+        kept.append(k.let("w", select(here, w, const(0.0, work))))
+    whole = kept[0]
+    for w in kept[1:]:
+        whole = add(whole, w)
+    scale = k.let("s", div(const(1.0, work), whole))
+    return [k.let("w", mul(w, scale)) for w in kept]
 
 
 # ---------------------------------------------------------------- importers
 
 
 def _import_resize(node: ImportNode) -> Sequence[str]:
+    """Scales are input 1 before opset 11; then scales or sizes, of all dims or of `axes`."""
     shape = node.type(0).shape
-    mode = str(node.attr("mode", "nearest"))
-    coord = str(node.attr("coordinate_transformation_mode", "half_pixel"))
     legacy = node.opset < 11
-    if legacy:
-        coord = "asymmetric"
-    if mode not in ("nearest", "linear", "cubic") or coord not in _COORDINATES:
-        raise node.fail(f"Resize with mode `{mode}` and coordinates `{coord}` is not supported")
+    coord = "asymmetric" if legacy else _coordinate_mode(node)
     if node.attr("antialias", 0):
-        raise node.fail("Resize with antialias is not supported")
+        raise node.fail("antialias is not supported: export the model without it")
+    axes = axes_of(node.attr("axes", tuple(range(len(shape)))), len(shape))
     scales_at = 1 if legacy else 2
-    axes = [int(a) % len(shape) for a in node.attr("axes", tuple(range(len(shape))))]
-    sizes = list(shape)
-    scales = [1.0] * len(shape)
     if not legacy and node.has(3) and node.need_const(3, "the sizes").size:
-        given = [int(v) for v in node.need_const(3, "the sizes")]
-        ratios = [n / shape[a] for a, n in zip(axes, given, strict=True)]
-        policy = str(node.attr("keep_aspect_ratio_policy", "stretch"))
-        if policy != "stretch":
-            r = min(ratios) if policy == "not_larger" else max(ratios)
-            ratios = [r] * len(axes)
-            given = [floor(r * shape[a] + 0.5) for a in axes]
-        for a, n, r in zip(axes, given, ratios, strict=True):
-            sizes[a], scales[a] = n, r
+        sizes, scales = _from_sizes(node, shape, axes)
     else:
-        for a, s in zip(axes, node.need_const(scales_at, "the scales").reshape(-1), strict=True):
-            scales[a] = float(s)
-            sizes[a] = floor(shape[a] * float(s) + 1e-6)
-    return _resize(node, sizes, scales, mode, coord, "floor" if legacy else "round_prefer_floor")
+        given = node.need_const(scales_at, "the scales").reshape(-1)
+        sizes, scales = _from_scales(shape, axes, given)
+    return _resize(node, sizes, scales, coord, "simple" if legacy else "round_prefer_floor")
+
+
+def _coordinate_mode(node: ImportNode) -> str:
+    coord = str(node.attr("coordinate_transformation_mode", "half_pixel"))
+    if coord not in _COORDINATES:
+        raise node.fail(
+            f"coordinate_transformation_mode {coord} is not supported: crop with Slice before it, and "
+            "use half_pixel or align_corners"
+        )
+    return coord
+
+
+def _from_scales(
+    shape: Sequence[int], axes: Sequence[int], given: Array
+) -> tuple[list[int], list[float]]:
+    """The product is rounded to float32 before it is rounded down, as in ONNX Runtime."""
+    sizes, scales = list(shape), [1.0] * len(shape)
+    for a, s in zip(axes, given, strict=True):
+        sizes[a], scales[a] = floor(np.float32(shape[a]) * np.float32(s)), float(s)
+    return sizes, scales
+
+
+def _from_sizes(
+    node: ImportNode, shape: Sequence[int], axes: Sequence[int]
+) -> tuple[list[int], list[float]]:
+    given = [int(v) for v in node.need_const(3, "the sizes").reshape(-1)]
+    sizes, scales = list(shape), [1.0] * len(shape)
+    ratios = [n / shape[a] for a, n in zip(axes, given, strict=True)]
+    policy = str(node.attr("keep_aspect_ratio_policy", "stretch"))
+    if policy not in ("stretch", "not_larger", "not_smaller"):
+        raise node.fail(f"keep_aspect_ratio_policy {policy} is unknown: repair the model")
+    if policy != "stretch":
+        r = min(ratios) if policy == "not_larger" else max(ratios)
+        ratios = [r] * len(axes)
+        given = [floor(r * shape[a] + 0.5) for a in axes]
+    for a, n, r in zip(axes, given, ratios, strict=True):
+        sizes[a], scales[a] = n, r
+    return sizes, scales
 
 
 def _import_upsample(node: ImportNode) -> Sequence[str]:
+    """Scales are an attribute before opset 9 and an input from then on."""
     shape = node.type(0).shape
     given = node.attr("scales")
-    scales = [
-        float(s)
-        for s in (given if given is not None else node.need_const(1, "the scales").reshape(-1))
-    ]
-    sizes = [floor(n * s + 1e-6) for n, s in zip(shape, scales, strict=True)]
-    mode = str(node.attr("mode", "nearest"))
-    if mode not in ("nearest", "linear"):
-        raise node.fail(f"Upsample with mode `{mode}` is not supported")
-    return _resize(node, sizes, scales, mode, "asymmetric", "floor")
+    values = node.need_const(1, "the scales").reshape(-1) if given is None else np.asarray(given)
+    sizes, scales = _from_scales(shape, range(len(shape)), values)
+    return _resize(node, sizes, scales, "asymmetric", "simple")
 
 
 def _resize(
-    node: ImportNode,
-    sizes: Sequence[int],
-    scales: Sequence[float],
-    mode: str,
-    coord: str,
-    near: str,
+    node: ImportNode, sizes: Sequence[int], scales: Sequence[float], coord: str, near: str
 ) -> Sequence[str]:
+    mode = str(node.attr("mode", "nearest"))
+    if mode not in _MODES:
+        raise node.fail(f"mode {mode} is not supported: use one of {', '.join(_MODES)}")
     attrs = {
         "sizes": tuple(sizes),
         "scales": tuple(scales),
@@ -307,24 +393,49 @@ def _resize(
     return node.add("resize", [node.inputs[0]], attrs)
 
 
+# ---------------------------------------------------------------- samples
+
+
+def _attrs(
+    shape: Sequence[int],
+    sizes: Sequence[int],
+    mode: str,
+    coord: str = "half_pixel",
+    near: str = "round_prefer_floor",
+    exclude: bool = False,
+) -> Attrs:
+    scales = tuple(b / a for a, b in zip(shape, sizes, strict=True))
+    return {
+        "sizes": tuple(sizes), "scales": scales, "mode": mode, "coord": coord, "nearest_mode": near,
+        "cubic_a": -0.75, "exclude_outside": exclude,
+    }  # fmt: skip
+
+
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
-    for shape, sizes in (
-        ((1, 2, 3, 5), (1, 2, 6, 10)),
-        ((1, 3, 8, 8), (1, 3, 4, 12)),
-        ((1, 1, 5, 7), (1, 1, 8, 9)),
-    ):
-        for mode in ("nearest", "linear", "cubic"):
+    def f(shape: Sequence[int]) -> Array:
+        return np.asarray(rng.standard_normal(shape), np.float32)
+
+    shapes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
+        ((1, 2, 3, 5), (1, 2, 6, 10)), ((1, 3, 8, 8), (1, 3, 4, 12)), ((1, 1, 5, 7), (1, 1, 8, 1)),
+    )  # fmt: skip
+    for shape, sizes in shapes:
+        for mode in _MODES:
             for coord in ("half_pixel", "asymmetric", "align_corners"):
-                attrs = {
-                    "sizes": sizes,
-                    "scales": tuple(b / a for a, b in zip(shape, sizes, strict=True)),
-                    "mode": mode,
-                    "coord": coord,
-                    "nearest_mode": "floor" if coord == "asymmetric" else "round_prefer_floor",
-                    "cubic_a": -0.75,
-                    "exclude_outside": False,
-                }
-                yield Sample((rng.standard_normal(shape).astype(np.float32),), attrs)
+                yield Sample((f(shape),), _attrs(shape, sizes, mode, coord))
+    for coord in _COORDINATES:
+        yield Sample((f((7,)),), _attrs((7,), (17,), "linear", coord))
+        for near in _ROUNDINGS:
+            yield Sample((f((7,)),), _attrs((7,), (16,), "nearest", coord, near))
+            yield Sample((f((16,)),), _attrs((16,), (7,), "nearest", coord, near))
+    yield Sample((f((2, 3, 5, 4)),), _attrs((2, 3, 5, 4), (2, 3, 7, 9), "cubic", exclude=True))
+    yield Sample((f((3, 4, 5)),), _attrs((3, 4, 5), (5, 3, 33), "linear"))
+    yield Sample((f(()),), _attrs((), (), "linear"))
+    yield Sample((f((2, 1, 3, 1, 4)),), _attrs((2, 1, 3, 1, 4), (2, 1, 5, 2, 7), "linear"))
+    yield Sample((f((1, 1, 4)),), {**_attrs((1, 1, 4), (1, 1, 5), "linear"), "scales": (1, 1, 1.3)})
+    for kind in (np.uint8, np.int32, np.float16):
+        x = rng.integers(0, 99, (3, 5)).astype(kind)
+        yield Sample((x,), _attrs((3, 5), (6, 9), "linear"))
+        yield Sample((x,), _attrs((3, 5), (2, 9), "nearest"))
 
 
 OPERATORS = [

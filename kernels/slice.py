@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.attributes import axes_of, axis_of, ints
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -15,36 +16,35 @@ from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample, StridedView
 
 
-def _ints(attrs: Attrs, name: str) -> tuple[int, ...]:
-    value = attrs[name]
-    assert isinstance(value, tuple)
-    return tuple(int(v) for v in value)
-
-
 def _count(start: int, end: int, step: int) -> int:
+    """Elements from `start` to before `end` in steps of `step`."""
     return max(0, -((start - end) // step)) if step > 0 else max(0, -((end - start) // -step))
 
 
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
-    starts, ends, steps = (_ints(attrs, k) for k in ("starts", "ends", "steps"))
+    starts, ends, steps = (ints(attrs, k) for k in ("starts", "ends", "steps"))
     if not len(starts) == len(ends) == len(steps) == x.rank or 0 in steps:
-        raise ModelError(f"`slice` of {x}: starts {starts}, ends {ends}, steps {steps} do not fit")
+        raise ModelError(
+            f"`slice` of {x}: starts {starts}, ends {ends}, steps {steps} must have {x.rank} entries, "
+            "no step may be 0: repair the model"
+        )
     shape = tuple(_count(*r) for r in zip(starts, ends, steps, strict=True))
     for a, n, s, size in zip(starts, shape, steps, x.shape, strict=True):
         if n and not (0 <= a < size and 0 <= a + (n - 1) * s < size):
-            raise ModelError(f"`slice` of {x}: starts {starts}, ends {ends} reach outside")
+            raise ModelError(
+                f"`slice` of {x}: starts {starts}, ends {ends} reach outside: repair the model"
+            )
     return [TensorType(x.dtype, shape)]
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     x = np.asarray(inputs[0])
-    starts, ends, steps = (_ints(attrs, k) for k in ("starts", "ends", "steps"))
-    window = tuple(
-        slice(a, None if b < 0 else b, s) for a, b, s in zip(starts, ends, steps, strict=True)
-    )
-    return [np.ascontiguousarray(x[window])]
+    starts, ends, steps = (ints(attrs, k) for k in ("starts", "ends", "steps"))
+    for d, (a, b, s) in enumerate(zip(starts, ends, steps, strict=True)):
+        x = np.take(x, np.arange(a, b, s), axis=d)
+    return [np.asarray(x)]
 
 
 def _compute(
@@ -55,14 +55,14 @@ def _compute(
     k: KernelBuilder,
 ) -> Expr:
     assert x[0] is not None
-    starts, steps = _ints(attrs, "starts"), _ints(attrs, "steps")
+    starts, steps = ints(attrs, "starts"), ints(attrs, "steps")
     return x[0](*(i * s + a for i, a, s in zip(index, starts, steps, strict=True)))
 
 
 def _view(
     t: TensorType, strides: tuple[int, ...], attrs: Attrs, out: TensorType
 ) -> StridedView | None:
-    starts, steps = _ints(attrs, "starts"), _ints(attrs, "steps")
+    starts, steps = ints(attrs, "starts"), ints(attrs, "steps")
     offset = sum(a * s for a, s in zip(starts, strides, strict=True))
     return StridedView(offset, tuple(s * k for s, k in zip(strides, steps, strict=True)))
 
@@ -86,10 +86,10 @@ def _import_slice(node: ImportNode) -> Sequence[str]:
         if node.has(4):
             given_steps = [int(v) for v in node.need_const(4, "the steps").reshape(-1)]
     starts, ends, steps = [0] * rank, list(shape), [1] * rank
-    for axis, a, b, s in zip(axes, given_starts, given_ends, given_steps, strict=True):
-        if not -rank <= axis < rank or s == 0:
-            raise node.fail(f"Slice with axis {axis} and step {s} on rank {rank}")
-        d = axis % rank
+    axes = axes_of(axes, rank)
+    for d, a, b, s in zip(axes, given_starts, given_ends, given_steps, strict=True):
+        if s == 0:
+            raise node.fail(f"Slice along axis {d} has a step of 0: repair the model")
         n = shape[d]
         a = a + n if a < 0 else a
         b = b + n if b < 0 else b
@@ -110,7 +110,7 @@ def _import_slice(node: ImportNode) -> Sequence[str]:
 
 def _import_split(node: ImportNode) -> Sequence[str]:
     shape = node.type(0).shape
-    axis = int(node.attr("axis", 0)) % max(len(shape), 1)
+    axis = axis_of(node.attr("axis", 0), len(shape))
     sizes = node.attr("split")
     if sizes is None and node.has(1):
         sizes = node.need_const(1, "the split sizes")
@@ -118,8 +118,11 @@ def _import_split(node: ImportNode) -> Sequence[str]:
         parts = int(node.attr("num_outputs", node.output_count))
         chunk = -(-shape[axis] // parts)
         sizes = [min(chunk, shape[axis] - i * chunk) for i in range(parts)]
-    if sum(int(n) for n in sizes) != shape[axis]:
-        raise node.fail(f"Split of dim {shape[axis]} into {list(sizes)}: the sizes do not add up")
+    if sum(int(n) for n in sizes) != shape[axis] or any(int(n) < 0 for n in sizes):
+        raise node.fail(
+            f"Split of dim {shape[axis]} into {[int(n) for n in sizes]}: the sizes do not add up, "
+            "repair the model"
+        )
     out: list[str] = []
     at = 0
     for n in sizes:
@@ -137,10 +140,16 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         ((10,), (8,), (1,), (-2,)),
         ((3, 17), (1, 0), (3, 17), (1, 1)),
         ((4, 5), (3, 4), (-1, -1), (-1, -2)),
+        ((33,), (0,), (33,), (2,)),
+        ((16,), (15,), (16,), (1,)),
+        ((), (), (), ()),
+        ((2, 3, 4, 5, 6), (0, 2, 1, 0, 5), (2, -1, 3, 5, -1), (1, -2, 1, 4, -5)),
     )
     for shape, a, b, s in cases:
         attrs = {"starts": a, "ends": b, "steps": s}
         yield Sample((rng.standard_normal(shape).astype(np.float32),), attrs)
+    attrs = {"starts": (1, 6), "ends": (3, -1), "steps": (1, -3)}
+    yield Sample((rng.integers(0, 255, (3, 7)).astype(np.uint8),), attrs)
 
 
 OPERATORS = [

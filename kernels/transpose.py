@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.attributes import ints
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -15,23 +16,19 @@ from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample, StridedView
 
 
-def _perm(attrs: Attrs) -> tuple[int, ...]:
-    perm = attrs["perm"]
-    assert isinstance(perm, tuple)
-    return tuple(int(p) for p in perm)
-
-
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
-    perm = _perm(attrs)
+    perm = ints(attrs, "perm")
     if sorted(perm) != list(range(x.rank)):
-        raise ModelError(f"`transpose`: {perm} is not a permutation of the dims of {x}")
+        raise ModelError(
+            f"`transpose`: {list(perm)} is not a permutation of the dims of {x}: repair the model"
+        )
     return [TensorType(x.dtype, tuple(x.shape[p] for p in perm))]
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
-    return [np.ascontiguousarray(np.transpose(inputs[0], _perm(attrs)))]
+    return [np.array(np.transpose(inputs[0], ints(attrs, "perm")), order="C")]
 
 
 def _compute(
@@ -43,7 +40,7 @@ def _compute(
 ) -> Expr:
     assert x[0] is not None
     source: list[Ix] = [Ix(0)] * len(index)
-    for d, p in enumerate(_perm(attrs)):
+    for d, p in enumerate(ints(attrs, "perm")):
         source[p] = index[d]
     return x[0](*source)
 
@@ -51,7 +48,7 @@ def _compute(
 def _view(
     t: TensorType, strides: tuple[int, ...], attrs: Attrs, out: TensorType
 ) -> StridedView | None:
-    return StridedView(0, tuple(strides[p] for p in _perm(attrs)))
+    return StridedView(0, tuple(strides[p] for p in ints(attrs, "perm")))
 
 
 def _import(node: ImportNode) -> Sequence[str]:
@@ -61,8 +58,12 @@ def _import(node: ImportNode) -> Sequence[str]:
 
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
-    for shape, perm in (((3, 17), (1, 0)), ((2, 3, 5, 7), (0, 2, 3, 1)), ((4, 1, 6), (2, 1, 0))):
+    for shape, perm in (
+        ((3, 17), (1, 0)), ((2, 3, 5, 7), (0, 2, 3, 1)), ((4, 1, 6), (2, 1, 0)), ((), ()),
+        ((33,), (0,)), ((16, 33), (1, 0)), ((2, 3, 1, 4, 5), (4, 2, 0, 3, 1)), ((1, 7, 2), (0, 1, 2)),
+    ):  # fmt: skip
         yield Sample((rng.standard_normal(shape).astype(np.float32),), {"perm": perm})
+    yield Sample((rng.integers(-9, 9, (3, 7)).astype(np.int8),), {"perm": (1, 0)})
 
 
 OPERATORS = [

@@ -56,12 +56,12 @@ def _infer(name: str) -> Callable[[Sequence[TensorType | None], Attrs], list[Ten
         assert x is not None
         if name == "not":
             if x.dtype is not BOOL:
-                raise ModelError(f"`not` wants a bool tensor, got {x}")
+                raise ModelError(f"`not` wants a bool tensor, got {x}: cast it")
             return [x]
         if name not in _ANY_TYPE and not x.dtype.is_float and name != "relu":
-            raise ModelError(f"`{name}` wants a float tensor, got {x}")
+            raise ModelError(f"`{name}` wants a float tensor, got {x}: cast it")
         if x.dtype is BOOL:
-            raise ModelError(f"`{name}` is not defined on bool")
+            raise ModelError(f"`{name}` is not defined on bool, got {x}: cast it")
         return [TensorType(BOOL, x.shape)] if name == "isnan" else [x]
 
     return infer
@@ -97,9 +97,33 @@ def _import(name: str) -> Callable[[ImportNode], Sequence[str]]:
     return lambda node: node.add(name, [node.inputs[0]])
 
 
+def _import_isinf(node: ImportNode) -> Sequence[str]:
+    """|x| == inf, or one sign only."""
+    up, down = node.attr("detect_positive", 1), node.attr("detect_negative", 1)
+    t = node.type(0)
+    if not up and not down:
+        return [node.constant(np.zeros(t.shape, np.bool_), "isinf")]
+    value = node.inputs[0]
+    if up and down:
+        (value,) = node.add("abs", [value])
+    bound = np.asarray(np.inf if up else -np.inf, t.dtype.numpy)
+    return node.add("eq", [value, node.constant(bound, "inf")])
+
+
+def _import_tan(node: ImportNode) -> Sequence[str]:
+    (s,), (c,) = node.add("sin", [node.inputs[0]]), node.add("cos", [node.inputs[0]])
+    return node.add("div", [s, c])
+
+
+_MORE: dict[str, dict[str, Callable[[ImportNode], Sequence[str]]]] = {
+    "isnan": {"IsInf": _import_isinf},
+    "sin": {"Tan": _import_tan},
+}
+
+
 def _samples(name: str) -> Callable[[np.random.Generator], Iterator[Sample]]:
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
-        for shape in ((), (1,), (17,), (3, 33), (2, 1, 5, 3)):
+        for shape in ((), (1,), (7,), (16,), (17,), (3, 33), (2, 1, 5, 3), (2, 1, 3, 1, 4)):
             if name == "not":
                 yield Sample((rng.integers(0, 2, shape).astype(np.bool_),))
                 continue
@@ -108,12 +132,30 @@ def _samples(name: str) -> Callable[[np.random.Generator], Iterator[Sample]]:
                 x = np.abs(x)
             yield Sample((np.asarray(x, np.float32),))
         if name != "not":
-            special = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, 1.0, -1.0]
+            special = [
+                0.0,
+                -0.0,
+                np.inf,
+                -np.inf,
+                np.nan,
+                1e-40,
+                1.0,
+                -1.0,
+                0.5,
+                1.5,
+                2.5,
+                -0.5,
+                -2.5,
+            ]
+            special += [88.0, 89.0, -88.0, -104.0, 1e9, -1e9]
             if name in ("sin", "cos"):
                 special = [0.0, -0.0, 1.0, -1.0]
             yield Sample((np.array(special, np.float32),))
-        if name in _ANY_TYPE:
+            yield Sample((np.abs(rng.standard_normal((19,))).astype(np.float16),))
+        if name in _ANY_TYPE or name == "relu":
             yield Sample((rng.integers(-5, 6, (19,)).astype(np.int32),))
+            yield Sample((rng.integers(-128, 128, (3, 7)).astype(np.int8),))
+            yield Sample((rng.integers(-(2**40), 2**40, (5,)).astype(np.int64),))
 
     return samples
 
@@ -136,7 +178,7 @@ def _operator(name: str) -> Operator:
         compute=_compute(op),
         samples=_samples(name),
         flops=_flops(name),
-        onnx={onnx: _import(name)},
+        onnx={onnx: _import(name), **_MORE.get(name, {})},
         doc=f"y[i] = {name}(x[i])",
     )
 

@@ -20,11 +20,11 @@ def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]
     cond, a, b = types
     assert cond is not None and a is not None and b is not None
     if cond.dtype is not BOOL or a.dtype is not b.dtype:
-        raise ModelError(f"`where` wants (bool, T, T), got {cond}, {a}, {b}")
+        raise ModelError(f"`where` wants (bool, T, T), got {cond}, {a}, {b}: cast the operands")
     try:
         return [TensorType(a.dtype, np.broadcast_shapes(cond.shape, a.shape, b.shape))]
     except ValueError:
-        raise ModelError(f"`where`: {cond}, {a}, {b} do not broadcast") from None
+        raise ModelError(f"`where`: {cond}, {a}, {b} do not broadcast: repair the model") from None
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
@@ -44,7 +44,10 @@ def _compute(
 
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
-    for c, a, b in (((17,), (17,), ()), ((3, 1), (3, 20), (20,)), ((), (5,), (1,))):
+    for c, a, b in (
+        ((17,), (17,), ()), ((3, 1), (3, 20), (20,)), ((), (5,), (1,)), ((), (), ()),
+        ((3, 1, 7), (2, 1, 16, 1), (1, 1, 7)), ((33,), (1,), (1, 33)), ((2, 3, 1, 1, 2), (2,), (4, 1)),
+    ):  # fmt: skip
         yield Sample(
             (
                 rng.integers(0, 2, c).astype(np.bool_),
@@ -52,6 +55,12 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
                 rng.standard_normal(b).astype(np.float32),
             )
         )
+    cond = np.array([True, False] * 4)
+    odd = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 2.0], np.float32)
+    yield Sample((cond, odd, odd[::-1].copy()))
+    for kind in (np.int64, np.uint8, np.bool_):
+        a, b = (rng.integers(0, 2, (3, 8)).astype(kind) for _ in range(2))
+        yield Sample((cond, a, b))
 
 
 OPERATORS = [
