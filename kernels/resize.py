@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor
+from math import floor, gcd
 from typing import Any
 
 import numpy as np
@@ -165,11 +165,13 @@ def _rounded(slope: Fraction, offset: Fraction, rounding: str) -> _Line:
     if rounding.startswith("round"):
         offset += Fraction(1, 2)
     line = _over_common(slope, offset)
+    b = line.b
     if rounding == "ceil":
-        return _Line(line.a, line.b + line.q - 1, line.q)
-    if rounding == "round_prefer_floor":  # ceil(c - 1/2) == floor(c + 1/2 - 1/q)
-        return _Line(line.a, line.b - 1, line.q)
-    return line
+        b += line.q - 1
+    elif rounding == "round_prefer_floor":  # ceil(c - 1/2) == floor(c + 1/2 - 1/q)
+        b -= 1
+    g = gcd(line.a, line.q)  # only the floor counts, so b may round down: 2*o // 4 == o // 2
+    return _Line(line.a // g, b // g, line.q // g)
 
 
 def _trimmed(axis: _Axis) -> _Axis:
