@@ -184,14 +184,15 @@ def _pool_library() -> Any:
             "threads > 1 in this process need a C compiler for the thread pool: install gcc or "
             "`pip install 'tilewright[cross]'`, or use threads=1"
         )
-    folder = Path(tempfile.mkdtemp(prefix="tilewright-pool-"))
     runtime = resources.files("tilewright.runtime")
-    for name in ("tilewright.h", "pool.c"):
-        (folder / name).write_text((runtime / name).read_text(encoding="utf-8"), encoding="utf-8")
-    compiler.run(
-        ["-std=c11", "-O2", "-fPIC", "-shared", "-pthread", "pool.c", "-o", "pool.so"], folder
-    )
-    return ctypes.CDLL(str(folder / "pool.so"))
+    with tempfile.TemporaryDirectory(prefix="tilewright-pool-") as name:
+        folder = Path(name)
+        for source in ("tilewright.h", "pool.c"):
+            text = (runtime / source).read_text(encoding="utf-8")
+            (folder / source).write_text(text, encoding="utf-8")
+        flags = ["-std=c11", "-O2", "-fPIC", "-shared", "-pthread"]
+        compiler.run([*flags, "pool.c", "-o", "pool.so"], folder)
+        return ctypes.CDLL(str(folder / "pool.so"))  # stays mapped when the file is gone
 
 
 def _pool(threads: int) -> Pool:

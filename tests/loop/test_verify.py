@@ -5,10 +5,24 @@ from __future__ import annotations
 import pytest
 from loop_helpers import matmul
 
-from tilewright.core.dtypes import F32, I32
+from tilewright.core.dtypes import F32, I32, I64
 from tilewright.core.index import Ix, imin, ix
 from tilewright.errors import IRError
-from tilewright.loop.ir import Binary, Block, Const, For, Kernel, Param, Store, dense
+from tilewright.loop.ir import (
+    Binary,
+    Bitcast,
+    Block,
+    Cast,
+    Const,
+    For,
+    FromIndex,
+    Kernel,
+    Let,
+    Param,
+    Store,
+    Unary,
+    dense,
+)
 from tilewright.loop.verify import prove_bounds, verify
 from tilewright.schedule.target import load_target
 from tilewright.schedule.templates import product
@@ -18,7 +32,8 @@ ONE = Const(1.0, F32)
 
 
 def kernel(body: Block, n: int = 50) -> Kernel:
-    return Kernel("k", (Param(dense("y", F32, (n,)), "out"),), body)
+    params = (Param(dense("x", F32, (4,)), "in"), Param(dense("y", F32, (n,)), "out"))
+    return Kernel("k", params, body)
 
 
 @pytest.mark.parametrize("shape", [(15, 40, 24), (1, 1, 1), (7, 33, 5), (64, 64, 64)])
@@ -46,6 +61,12 @@ def test_split_remainder_is_proved() -> None:
         ((Store("y", (Ix(0),), Binary("add", ONE, Const(1, I32))),), "add"),
         ((For("i", Ix(2), (For("i", Ix(2), ()),)),), "shadows"),
         ((For("i", Ix(2), (For("j", Ix(2), (), "parallel"),)),), "outermost"),
+        ((For("i", Ix(2), (For("j", Ix(2), ()),), "vector"),), "innermost"),
+        ((Store("x", (Ix(0),), ONE),), "input"),
+        ((Let("a", ONE, (0, 1)),), "not i64"),
+        ((Store("y", (Ix(0),), FromIndex(ix("q"), F32)),), "unbound"),
+        ((Store("y", (Ix(0),), Cast(Unary("exp", Const(1, I32)), F32)),), "exp"),
+        ((Store("y", (Ix(0),), Bitcast(Const(1, I64), F32)),), "bitcast"),
     ],
 )
 def test_malformed_kernels_are_refused(body: Block, why: str) -> None:

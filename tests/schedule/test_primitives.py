@@ -48,6 +48,7 @@ def test_every_primitive_is_a_file_with_a_function_of_its_name() -> None:
         ([step("pack", "A", [[0, 0, "whole"], [1, 0, "whole"]])], "not a constant"),
         ([step("lanes", "acc", "k", 3)], "power of two"),
         ([step("unroll", "k")], "iterations"),
+        ([step("unroll", "m"), step("split", "m", 2, "mo", "mi")], "unroll loop already"),
     ],
 )
 def test_illegal_steps_are_refused_with_the_reason(steps: list[Step], why: str) -> None:

@@ -12,21 +12,8 @@ from dataclasses import dataclass
 
 from tilewright.core.dtypes import BOOL, DType
 from tilewright.errors import IRError
-from tilewright.loop.ir import (
-    Binary,
-    Bitcast,
-    Block,
-    Cast,
-    Expr,
-    Fma,
-    For,
-    If,
-    Let,
-    Load,
-    Select,
-    Store,
-    Unary,
-)
+from tilewright.loop.ir import Block
+from tilewright.loop.rewrite import expressions, loads
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,40 +73,7 @@ def literal(value: float | int | bool, dtype: DType) -> str:
 
 def loaded_buffers(stmts: Block) -> set[str]:
     """Names of all buffers that a block reads."""
-    out: set[str] = set()
-
-    def expr(e: Expr) -> None:
-        match e:
-            case Load(buffer, _, _):
-                out.add(buffer)
-            case Unary(_, a) | Cast(a, _) | Bitcast(a, _):
-                expr(a)
-            case Binary(_, a, b):
-                expr(a)
-                expr(b)
-            case Fma(a, b, c) | Select(a, b, c):
-                expr(a)
-                expr(b)
-                expr(c)
-            case _:
-                pass
-
-    def block(stmts: Block) -> None:
-        for s in stmts:
-            match s:
-                case For(_, _, body, _):
-                    block(body)
-                case Store(_, _, value) | Let(_, value, _):
-                    expr(value)
-                case If(cond, then, orelse):
-                    expr(cond)
-                    block(then)
-                    block(orelse)
-                case _:
-                    pass
-
-    block(stmts)
-    return out
+    return {load.buffer for e in expressions(stmts) for load in loads(e)}
 
 
 _INTRINSIC = {

@@ -143,9 +143,12 @@ def cast(v: Value, dtype: DType) -> Value:
     if dtype is BOOL:
         return np.bool_(v != 0)
     if dtype.is_integer and isinstance(v, np.floating):
-        if not np.isfinite(v):
+        if np.isnan(v):
             return dtype.numpy.type(0)
-        return np.array(math.trunc(float(v))).astype(dtype.numpy)[()]
+        info = np.iinfo(str(dtype.numpy))
+        if v <= info.min or v >= info.max:  # saturates; infinities too
+            return dtype.numpy.type(info.min if v <= info.min else info.max)
+        return dtype.numpy.type(math.trunc(float(v)))
     return np.asarray(v).astype(dtype.numpy)[()]
 
 
@@ -205,7 +208,8 @@ def binary(op: str, a: Value, b: Value, dtype: DType) -> Value:
     if op == "div":
         if dtype.is_float:
             return np.divide(a, b)
-        return dtype.numpy.type(0) if b == 0 else dtype.numpy.type(_truncdiv(int(a), int(b)))
+        quotient = 0 if b == 0 else _truncdiv(int(a), int(b))
+        return np.array(quotient).astype(dtype.numpy)[()]  # INT_MIN / -1 wraps
     if op == "mod":
         if dtype.is_float:
             return np.fmod(a, b)

@@ -165,7 +165,8 @@ class Select:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Numeric conversion; float to integer truncates, integer to integer wraps, to bool is `!= 0`."""
+    """Numeric conversion: float to integer truncates and saturates (NaN is 0), integer to integer
+    wraps, to bool is `!= 0`."""
 
     a: Expr
     dtype: DType
@@ -233,15 +234,7 @@ class Alloc:
     buffer: Buffer
 
 
-@dataclass(frozen=True, slots=True)
-class Intrinsic:
-    """A target instruction that replaces a block (`tensorize`); operands are (buffer, index)."""
-
-    name: str
-    operands: tuple[tuple[str, tuple[Ix, ...]], ...]
-
-
-Stmt = Union[For, Store, Let, If, Alloc, Intrinsic]
+Stmt = Union[For, Store, Let, If, Alloc]
 Block = tuple[Stmt, ...]
 
 

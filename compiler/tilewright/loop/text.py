@@ -94,8 +94,6 @@ def _block(block: Block, pad: str) -> list[str]:
                     out += _block(orelse, pad + "  ")
             case Alloc(buffer):
                 out.append(f"{pad}alloc {buffer.name}: {buffer_text(buffer)}")
-            case _:
-                out.append(f"{pad}intrinsic {s.name} {s.operands}")
     return out
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tilewright.core.dtypes import BOOL
+from tilewright.core.dtypes import BOOL, I64
 from tilewright.core.index import (
     Extremum,
     Ix,
@@ -24,6 +24,7 @@ from tilewright.errors import IRError
 from tilewright.loop.ir import (
     Alloc,
     Binary,
+    Bitcast,
     Block,
     Buffer,
     Expr,
@@ -37,8 +38,11 @@ from tilewright.loop.ir import (
     Ref,
     Select,
     Store,
+    Unary,
 )
 from tilewright.loop.rewrite import children
+
+_FLOAT_ONLY = frozenset({"sqrt", "rsqrt", "exp", "log", "tanh", "erf", "sigmoid", "sin", "cos"})
 
 
 @dataclass(slots=True)
@@ -75,6 +79,7 @@ class _Verifier:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.unproved: list[str] = []
+        self.readonly = {p.buffer.name for p in kernel.params if p.role != "out"}
 
     def run(self) -> list[str]:
         scope = _Scope(buffers={p.buffer.name: p.buffer for p in self.kernel.params})
@@ -95,6 +100,8 @@ class _Verifier:
                 case Store(buffer, index, value):
                     self.access(buffer, index, scope)
                     self.expr(value, scope)
+                    if buffer in self.readonly:
+                        raise self.error(f"`{buffer}` is an input and is stored to")
                     if value.dtype is not scope.buffers[buffer].dtype:
                         raise self.error(f"a {value.dtype} is stored to {buffer}")
                 case Let(name, value, bound):
@@ -103,6 +110,8 @@ class _Verifier:
                         raise self.error(f"`{name}` is bound twice")
                     scope.lets[name] = value.dtype
                     if bound is not None:
+                        if value.dtype is not I64:
+                            raise self.error(f"index variable `{name}` is {value.dtype}, not i64")
                         scope.ranges[name] = bound
                 case If(cond, then, orelse):
                     self.expr(cond, scope)
@@ -134,8 +143,8 @@ class _Verifier:
         unknown = variables(s.extent) - set(scope.ranges)
         if unknown:
             raise self.error(f"the extent of `{s.var}` uses the unbound `{min(unknown)}`")
-        if s.kind == "vector" and scope.vector:
-            raise self.error(f"vector loop `{s.var}` is inside another")
+        if s.kind == "vector" and any(isinstance(b, For | If | Alloc) for b in s.body):
+            raise self.error(f"vector loop `{s.var}` is not innermost")
         if s.kind == "parallel" and (scope.loops or scope.parallel):
             raise self.error(f"parallel loop `{s.var}` is not outermost")
         inner = scope.child()
@@ -157,6 +166,12 @@ class _Verifier:
                 continue
             seen.add(id(e))
             match e:
+                case FromIndex(index, _):
+                    self.known(index, scope)
+                case Unary(op, a) if op in _FLOAT_ONLY and not a.dtype.is_float:
+                    raise self.error(f"`{op}` of {a.dtype}")
+                case Bitcast(a, dtype) if a.dtype.bits != dtype.bits:
+                    raise self.error(f"a bitcast of {a.dtype} to {dtype}")
                 case Load(buffer, index, dtype):
                     self.access(buffer, index, scope)
                     if scope.buffers[buffer].dtype is not dtype:
@@ -177,6 +192,11 @@ class _Verifier:
                     pass
             stack.extend(children(e))
 
+    def known(self, form: Ix, scope: _Scope) -> None:
+        unknown = variables(form) - set(scope.ranges)
+        if unknown:
+            raise self.error(f"an index uses the unbound `{min(unknown)}`")
+
     def access(self, name: str, index: tuple[Ix, ...], scope: _Scope) -> None:
         buffer = scope.buffers.get(name)
         if buffer is None:
@@ -184,9 +204,7 @@ class _Verifier:
         if len(index) != len(buffer.shape):
             raise self.error(f"{name} has rank {len(buffer.shape)}, indexed with {len(index)}")
         for i, n in zip(index, buffer.shape, strict=True):
-            unknown = variables(i) - set(scope.ranges)
-            if unknown:
-                raise self.error(f"an index of {name} uses the unbound `{min(unknown)}`")
+            self.known(i, scope)
             low = _extreme(i, scope, largest=False)
             high = _extreme(i, scope, largest=True)
             if low is None or high is None or low < 0 or high >= n:

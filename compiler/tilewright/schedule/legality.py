@@ -23,6 +23,13 @@ def require_loop(kernel: Kernel, var: str) -> list[For]:
     return found
 
 
+def require_serial(kernel: Kernel, var: str) -> None:
+    """Raises `ScheduleError` unless every loop called `var` exists and is still serial."""
+    for f in require_loop(kernel, var):
+        if f.kind != "serial":
+            raise ScheduleError(f"`{var}` is a {f.kind} loop already: do this before that")
+
+
 def require_fresh(kernel: Kernel, *names: str) -> None:
     """Raises `ScheduleError` if a new loop name is already in use."""
     used = {s.var for s in walk(kernel.body) if isinstance(s, For)}

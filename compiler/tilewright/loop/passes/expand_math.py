@@ -321,11 +321,11 @@ def rsqrt_f32(x: Expr) -> Expr:
 
 
 def _integer_pow(x: Expr, y: Expr) -> Expr:
-    """Square and multiply over the (at most 6) exponent bits that do not overflow; y < 0 gives 0."""
+    """Square and multiply over all bits of the exponent, wrapping; y < 0 gives 0."""
     one, zero = Const(1, x.dtype), Const(0, x.dtype)
     result: Expr = one
     base = x
-    for bit in range(6):
+    for bit in range(y.dtype.bits - (y.dtype.kind == "int")):
         has = _bin("ne", _bin("and", y, Const(1 << bit, y.dtype)), Const(0, y.dtype))
         result = _mul(result, Select(has, base, one))
         base = _mul(base, base)

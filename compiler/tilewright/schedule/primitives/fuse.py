@@ -2,8 +2,8 @@
 
     for i in N: for j in M: S(i, j)   ->   for f in N*M: S(f // M, f % M)
 
-Legal iff `inner` is the only statement of `outer` and both extents are constants; iterations keep
-their order.
+Legal iff `inner` is the only statement of `outer` and both loops are serial with constant
+extents; iterations keep their order.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from tilewright.core.index import Ix, ix
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import For, Kernel, Stmt
 from tilewright.loop.rewrite import map_block, simplify_kernel, substitute_block
-from tilewright.schedule.legality import require_fresh, require_loop
+from tilewright.schedule.legality import require_fresh, require_loop, require_serial
 
 
 def fuse(kernel: Kernel, outer: str, inner: str, name: str) -> Kernel:
     """Fuse every pair of loops `outer` / `inner`."""
-    require_loop(kernel, inner)
+    require_serial(kernel, outer)
+    require_serial(kernel, inner)
     for f in require_loop(kernel, outer):
         if len(f.body) != 1 or not isinstance(f.body[0], For) or f.body[0].var != inner:
             raise ScheduleError(f"`{inner}` is not the only statement inside `{outer}`")

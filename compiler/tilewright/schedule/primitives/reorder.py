@@ -3,7 +3,8 @@
     for i: for j: S   ->   for j: for i: S          (order = [j, i])
 
 Applies wherever at least two of the named loops are perfectly nested. Legal iff iterations that
-update the same element keep their order, and no loop leaves the loop its extent depends on.
+update the same element keep their order, no loop leaves the loop its extent depends on, and vector and
+parallel loops stay where they are.
 """
 
 from __future__ import annotations
@@ -48,6 +49,12 @@ def _statement(s: Stmt, order: list[str]) -> Stmt:
         reason = reordering(nest[-1].body, before, after)
         if reason:
             raise ScheduleError(reason)
+        pinned = [f.var for f in nest if f.kind in ("vector", "parallel")]
+        moved = [v for v in pinned if before.index(v) != after.index(v)]
+        if moved:
+            raise ScheduleError(
+                f"`{moved[0]}` is vectorised or parallel already: reorder before that"
+            )
         by_name = {f.var: f for f in nest}
         nest = [by_name[v] for v in after]
         for i, f in enumerate(nest):

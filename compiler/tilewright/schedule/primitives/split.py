@@ -2,7 +2,7 @@
 
     for i in N: S(i)   ->   for io in ceil(N / f): for ii in min(f, N - io*f): S(io*f + ii)
 
-Legal always (iterations keep their order). The minimum vanishes where f divides N; elsewhere
+Legal for every serial loop (iterations keep their order). The minimum vanishes where f divides N; elsewhere
 `loop.passes.specialize_tails` turns the last iteration into code of its own.
 """
 
@@ -14,12 +14,12 @@ from tilewright.core.index import Ix, imin, ix
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import For, Kernel, Stmt
 from tilewright.loop.rewrite import map_block, simplify_kernel, substitute_block
-from tilewright.schedule.legality import require_fresh, require_loop
+from tilewright.schedule.legality import require_fresh, require_serial
 
 
 def split(kernel: Kernel, var: str, factor: int, outer: str, inner: str) -> Kernel:
     """Split every loop called `var` by `factor` (>= 1)."""
-    require_loop(kernel, var)
+    require_serial(kernel, var)
     require_fresh(kernel, *(n for n in (outer, inner) if n != var))
     if factor < 1:
         raise ScheduleError(f"factor {factor} must be at least 1")
