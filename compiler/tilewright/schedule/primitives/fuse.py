@@ -3,17 +3,18 @@
     for i in N: for j in M: S(i, j)   ->   for f in N*M: S(f // M, f % M)
 
 Legal iff `inner` is the only statement of `outer` and both loops are serial with constant
-extents; iterations keep their order.
+extents that no extent inside depends on (its remainder could no longer be set apart); iterations
+keep their order.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from tilewright.core.index import Ix, ix
+from tilewright.core.index import Ix, ix, variables
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import For, Kernel, Stmt
-from tilewright.loop.rewrite import map_block, simplify_kernel, substitute_block
+from tilewright.loop.rewrite import map_block, simplify_kernel, substitute_block, walk
 from tilewright.schedule.legality import require_fresh, require_loop, require_serial
 
 
@@ -26,6 +27,9 @@ def fuse(kernel: Kernel, outer: str, inner: str, name: str) -> Kernel:
             raise ScheduleError(f"`{inner}` is not the only statement inside `{outer}`")
         if not f.extent.is_const or not f.body[0].extent.is_const:
             raise ScheduleError("an extent is not constant")
+        for deep in walk(f.body):
+            if isinstance(deep, For) and variables(deep.extent) & {outer, inner}:
+                raise ScheduleError(f"the extent of `{deep.var}` depends on them")
     require_fresh(kernel, *(n for n in (name,) if n not in (outer, inner)))
 
     def rewrite(s: Stmt) -> Stmt:
