@@ -41,12 +41,13 @@ def graph_of(op: Operator, sample: Sample, constants: bool) -> Graph:
     return g
 
 
-def assert_close(got: Array, want: Array, depth: int, size: float) -> None:
-    """Exact for integers; floats within a few roundings per step of the longest sum, of numbers as
+def assert_close(got: Array, want: Array, depth: int, size: float, steps: int) -> None:
+    """Integers within `steps`; floats within a few roundings per step of the longest sum, of numbers as
     large as the result or as `size` (what a sum cancels)."""
     assert got.dtype == want.dtype and got.shape == want.shape
     if want.dtype.kind != "f":
-        assert np.array_equal(got, want)
+        away = np.abs(got.astype(np.int64) - want.astype(np.int64)).max(initial=0)
+        assert away <= steps
         return
     special = ~np.isfinite(want)
     assert np.array_equal(got[special], want[special], equal_nan=True)
@@ -86,7 +87,9 @@ def test_samples_run_compiled(name: str, target: str) -> None:
             # a power's error grows with its exponent (see loop/passes/expand_math.py)
             depth = op.depth(types, sample.attrs) + (128 if name in ("pow", "lrn") else 0)
             size = _largest(sample.inputs[0]) if op.trait == "reduction" else 0.0
+            # integers are interpolated in float32 and cut: one step where the exact value is whole
+            steps = 1 if name == "resize" else 0
             for a, b in zip(session.run(), want, strict=True):
-                assert_close(a, np.asarray(b), depth, size)
+                assert_close(a, np.asarray(b), depth, size, steps)
             ran += 1
     assert ran, f"no sample of {name} was run"
