@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.attributes import integer
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -30,12 +31,6 @@ def _epsilon(attrs: Attrs) -> float:
     e = attrs["epsilon"]
     assert isinstance(e, int | float)
     return float(e)
-
-
-def _int(attrs: Attrs, name: str) -> int:
-    value = attrs[name]
-    assert isinstance(value, int)
-    return value
 
 
 # ---------------------------------------------------------------- batch_norm
@@ -120,7 +115,7 @@ def _statistics(
 def _layer_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x, scale, bias = (*types, None)[:3]
     assert x is not None and scale is not None
-    axis = _int(attrs, "axis")
+    axis = integer(attrs, "axis")
     if not 0 <= axis < x.rank or not x.dtype.is_float or prod(x.shape[axis:]) == 0:
         raise ModelError(f"`layer_norm` of {x} from axis {axis} on is not defined")
     row = x.shape[axis:]
@@ -139,7 +134,7 @@ def _fits(shape: Sequence[int], target: Sequence[int]) -> bool:
 def _layer_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     x, scale, bias = (*inputs, None)[:3]
     wide = x.astype(np.float64)
-    axes = tuple(range(_int(attrs, "axis"), x.ndim))
+    axes = tuple(range(integer(attrs, "axis"), x.ndim))
     delta = wide - wide.mean(axis=axes, keepdims=True)
     y = delta / np.sqrt((delta**2).mean(axis=axes, keepdims=True) + _epsilon(attrs)) * scale
     return [np.asarray(y if bias is None else y + bias).astype(x.dtype)]
@@ -148,7 +143,7 @@ def _layer_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 def _layer_lower(k: KernelBuilder, attrs: Attrs) -> None:
     x, scale, bias = (*k.inputs, None)[:3]
     assert x is not None and scale is not None
-    rank, axis = len(x.shape), _int(attrs, "axis")
+    rank, axis = len(x.shape), integer(attrs, "axis")
     dims = list(range(axis, rank))
     index: list[Ix] = [Ix(0)] * rank
     with ExitStack() as nest:
@@ -271,7 +266,7 @@ def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 
 def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
     assert types[0] is not None
-    return prod(types[0].shape[_int(attrs, "axis") if "axis" in attrs else 2 :])
+    return prod(types[0].shape[integer(attrs, "axis") if "axis" in attrs else 2 :])
 
 
 def _f(rng: np.random.Generator, *shape: int) -> Array:

@@ -18,16 +18,10 @@ from tilewright.codegen.module import emit_module
 from tilewright.errors import TilewrightError
 from tilewright.graph.ir import Array
 from tilewright.program import Program
+from tilewright.runtime.model import aligned_bytes
 
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 5)
 _STEP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-
-
-def aligned(size: int, align: int = 64) -> Array:
-    """Zeroed bytes whose address is a multiple of `align`."""
-    raw = np.zeros(size + align, np.uint8)
-    shift = -raw.ctypes.data % align
-    return raw[shift : shift + size]
 
 
 class Session:
@@ -36,9 +30,9 @@ class Session:
     def __init__(self, program: Program, jit: Jit | None = None) -> None:
         self.program = program
         self.jit = jit or Jit(emit_module(program.plan(), with_weights=False), program.target)
-        self.weights = aligned(max(len(program.weights), 64))
+        self.weights = aligned_bytes(max(len(program.weights), 64))
         self.weights[: len(program.weights)] = np.frombuffer(program.weights, np.uint8)
-        self.arena = aligned(max(program.arena_bytes, 64))
+        self.arena = aligned_bytes(max(program.arena_bytes, 64))
         self.inputs = [np.zeros(t.type.shape, t.type.dtype.numpy) for t in program.inputs]
         self.outputs = [np.zeros(t.type.shape, t.type.dtype.numpy) for t in program.outputs]
         self._in = _pointers(self.inputs)

@@ -17,8 +17,8 @@ from tilewright.loop.builder import KernelBuilder, const
 from tilewright.loop.ir import Fma, Kernel, Load, Param, Store, dense
 from tilewright.loop.pack import pack_array
 from tilewright.loop.passes.expand_math import expand_math
+from tilewright.runtime.model import aligned_bytes
 from tilewright.schedule.target import Target
-from tilewright.session import aligned
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -77,5 +77,5 @@ def native(kernel: Kernel, arrays: Arrays, target: Target) -> Arrays:
     main = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 5)(jit.address("m_main"))
     order = [mine[p.buffer.name] for p in kernel.params]
     pointers = (ctypes.c_void_p * len(order))(*[a.ctypes.data for a in order])
-    assert main(ctypes.addressof(pointers), None, aligned(64).ctypes.data, None, None) == 0
+    assert main(ctypes.addressof(pointers), None, aligned_bytes(64).ctypes.data, None, None) == 0
     return mine

@@ -21,8 +21,9 @@ from tilewright.core.index import Ix, ix
 from tilewright.graph.ir import Graph, Node, TensorType
 from tilewright.loop.ir import Alloc, Const, Fma, For, Kernel, Load, Param, Store, dense
 from tilewright.pipeline import build
+from tilewright.runtime.model import aligned_bytes
 from tilewright.schedule.target import Target
-from tilewright.session import Session, aligned
+from tilewright.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def fma_peak(target: Target, seconds: float = 0.3) -> float:
     arguments = (
         ctypes.addressof(inputs),
         ctypes.addressof(outputs),
-        aligned(64).ctypes.data,
+        aligned_bytes(64).ctypes.data,
         None,
         None,
     )

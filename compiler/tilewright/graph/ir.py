@@ -8,7 +8,7 @@ graph input, a constant or a node output) before it is used, and types match wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Union
 
@@ -143,8 +143,3 @@ class Graph:
             used.update(node.outputs)
         self.constants = {k: v for k, v in self.constants.items() if k in used}
         self.types = {k: v for k, v in self.types.items() if k in used}
-
-
-def shapes(types: Iterable[TensorType]) -> list[tuple[int, ...]]:
-    """Shapes of several types."""
-    return [t.shape for t in types]

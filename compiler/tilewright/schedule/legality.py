@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tilewright.core.index import Ix, variables
 from tilewright.errors import ScheduleError
-from tilewright.loop.ir import Alloc, Block, For, Kernel, Store
+from tilewright.loop.ir import Alloc, Block, For, Kernel
 from tilewright.loop.rewrite import accesses, walk
 
 
@@ -93,9 +93,3 @@ def reordering(body: Block, before: Sequence[str], after: Sequence[str]) -> str 
             if other == buffer and not store and at != index:
                 return f"`{buffer}` is read at {list(map(str, at))} and written at {list(map(str, index))}"
     return None
-
-
-def last_store(block: Block) -> Store | None:
-    """The last store of a block, if any."""
-    stores = [s for s in walk(block) if isinstance(s, Store)]
-    return stores[-1] if stores else None

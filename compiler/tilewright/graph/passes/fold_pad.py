@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from tilewright.core.attributes import ints
 from tilewright.graph.ir import Attrs, Graph, Node
 from tilewright.graph.passes._values import non_negative
 
@@ -39,8 +40,8 @@ def _padded(node: Node, pad: Node, non_negative_input: bool) -> Attrs | None:
     value = pad.attrs["value"]
     if node.op not in ("conv2d", "depthwise_conv2d", "max_pool2d", "avg_pool2d"):
         return None
-    before, after = _ints(pad, "before"), _ints(pad, "after")
-    own = _ints(node, "pads")
+    before, after = ints(pad.attrs, "before"), ints(pad.attrs, "after")
+    own = ints(node.attrs, "pads")
     added = (before[2], before[3], after[2], after[3])
     pads = tuple(a + b for a, b in zip(own, added, strict=True))
     attrs: Attrs = {**node.attrs, "pads": pads}
@@ -48,8 +49,8 @@ def _padded(node: Node, pad: Node, non_negative_input: bool) -> Attrs | None:
         if value == -math.inf:
             return attrs
         # A 0 that loses against every element: each window must still see one.
-        inside = all(p < k for p, k in zip(pads, _ints(node, "kernel") * 2, strict=True))
-        plain = all(d == 1 for d in _ints(node, "dilations"))
+        inside = all(p < k for p, k in zip(pads, ints(node.attrs, "kernel") * 2, strict=True))
+        plain = all(d == 1 for d in ints(node.attrs, "dilations"))
         return attrs if value == 0 and non_negative_input and inside and plain else None
     if value != 0:
         return None
@@ -64,11 +65,5 @@ def _spatial(pad: Node) -> bool:
     """Whether `pad` is a constant border around the two spatial dims only."""
     if pad.op != "pad" or pad.attrs["mode"] != "constant":
         return False
-    before, after = _ints(pad, "before"), _ints(pad, "after")
+    before, after = ints(pad.attrs, "before"), ints(pad.attrs, "after")
     return len(before) == 4 and before[:2] == after[:2] == (0, 0) and min(*before, *after) >= 0
-
-
-def _ints(node: Node, name: str) -> tuple[int, ...]:
-    value = node.attrs[name]
-    assert isinstance(value, tuple)
-    return tuple(int(v) for v in value)
