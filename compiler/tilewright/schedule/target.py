@@ -8,12 +8,52 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 from tilewright.errors import TargetError
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A microcontroller's memory and the QEMU machine that stands in for it (table `[board]`).
+
+    Sizes are in bytes; `machine` is empty where QEMU has none.
+    """
+
+    flash_bytes: int
+    ram_bytes: int
+    machine: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What bounds a CUDA kernel (table `[gpu]`): sizes in bytes, `sm` as in sm_80.
+
+    `shared_block` is what one block may use without opting in, `shared_sm` what a multiprocessor has;
+    `bandwidth` (bytes/s), `flops_f32` and `flops_mma` (half precision on tensor cores, per second) are the
+    data sheet's, for estimates only.
+    """
+
+    sm: int
+    ptx: int
+    multiprocessors: int
+    shared_block: int
+    shared_sm: int
+    registers_sm: int
+    registers_thread: int
+    threads_block: int
+    threads_sm: int
+    blocks_sm: int
+    warp: int
+    bandwidth: float
+    flops_f32: float
+    flops_mma: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +61,10 @@ class Target:
     """A device. Sizes are in bytes, `vector_bytes` is the widest vector register worth using.
 
     `fma_per_cycle`: vector fused multiply-adds started per cycle and core; `fma_latency`: cycles;
-    `registers`: architectural vector registers; `masked`: tails may use masked loads and stores.
+    `registers`: architectural vector registers; `masked`: tails may use masked loads and stores;
+    `dot`: instructions for integer dot products that code generation may use (`sdot`, `smmla`, `smlad`,
+    `mve`, `vnni`, `dp4a`); `emulator`: command that runs a Linux program for this device elsewhere;
+    `abi`: LLVM's name of the float calling convention where it is not the triple's.
     """
 
     name: str
@@ -41,6 +84,17 @@ class Target:
     l2_bytes: int
     l3_bytes: int
     line_bytes: int
+    pointer_bytes: int = 8
+    dot: tuple[str, ...] = ()
+    emulator: tuple[str, ...] = ()
+    abi: str = ""
+    board: Board | None = None
+    gpu: Gpu | None = None
+
+    @property
+    def family(self) -> str:
+        """Which kind of schedule fits: `simd`, `mcu` (a microcontroller) or `cuda`."""
+        return "cuda" if self.gpu else "mcu" if self.board else "simd"
 
     def lanes(self, element_bytes: int) -> int:
         """Elements per vector register."""
@@ -76,15 +130,33 @@ def target_from_table(name: str, table: Mapping[str, Any]) -> Target:
         seen.add(parent)
         chain.append(_table(parent))
     for layer in reversed(chain):
-        merged.update(layer)
+        for key, value in layer.items():
+            old = merged.get(key)
+            merged[key] = {**old, **value} if isinstance(old, dict) else value
+    merged.pop("inherits", None)
     merged["name"] = name
-    merged["required"] = tuple(merged.get("required", ()))
-    known = {f.name for f in fields(Target)}
-    missing = sorted(known - merged.keys())
-    extra = sorted(merged.keys() - known - {"inherits"})
+    for key, kind in (("board", Board), ("gpu", Gpu)):
+        if key in merged:
+            merged[key] = _record(kind, f"target `{name}` [{key}]", merged[key])
+    return _record(Target, f"target `{name}`", merged)
+
+
+def _record(kind: type[T], what: str, table: Any) -> T:
+    """A dataclass from a TOML table; `TargetError` names what is missing, unknown or of a wrong type."""
+    if not isinstance(table, Mapping):
+        raise TargetError(f"{what} must be a table")
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    needed = {n for n, f in known.items() if f.default is MISSING}
+    missing, extra = sorted(needed - table.keys()), sorted(table.keys() - known.keys())
     if missing or extra:
-        raise TargetError(f"target `{name}`: missing fields {missing}, unknown fields {extra}")
-    return Target(**{k: v for k, v in merged.items() if k in known})
+        raise TargetError(f"{what}: missing fields {missing}, unknown fields {extra}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    for key, value in values.items():
+        kinds = str(known[key].type).split("[")[0].split(" | ")
+        ok = type(value).__name__ in kinds or (kinds == ["float"] and isinstance(value, int))
+        if not ok:
+            raise TargetError(f"{what}: `{key}` must be {' or '.join(kinds)}, got {value!r}")
+    return kind(**values)
 
 
 @cache
