@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tilewright.codegen.kernel import parallel_extent
-from tilewright.codegen.llvm import host_cpu
+from tilewright.codegen.llvm import runs_here
 from tilewright.codegen.module import Place
 from tilewright.errors import TilewrightError
 from tilewright.graph.fuse import Group, fuse
@@ -49,8 +49,7 @@ def resolve_target(name: str | Target) -> Target:
         return name
     if name != "host":
         return load_target(name)
-    _, features = host_cpu()
-    usable = [t for t in map(load_target, target_names()) if set(t.required) <= features]
+    usable = [t for t in map(load_target, target_names()) if runs_here(t)]
     if not usable:
         raise TilewrightError("no target file fits this machine: name one with --target")
     return max(usable, key=lambda t: (t.vector_bytes, len(t.required), t.name))

@@ -20,6 +20,7 @@ from tilewright.core.index import (
     Mod,
     bounds,
     coefficient,
+    simplify,
     substitute,
     variables,
 )
@@ -124,11 +125,14 @@ class Addressing(values.Builder):
         return out
 
     def offset(self, slot: Slot, index: tuple[Ix, ...]) -> Ix:
-        """Element offset of an access with constants substituted."""
+        """Element offset of an access with constants substituted.
+
+        Simplifying joins the quotient and remainder of a fused loop where memory is contiguous.
+        """
         out = Ix(0)
         for i, s in zip(index, slot.strides, strict=True):
             out = out + i * s
-        return substitute(out, self.scope.index)
+        return simplify(substitute(out, self.scope.index), self.scope.ranges)
 
     def address(self, slot: Slot, offset: Ix) -> str:
         """Pointer to an element: variable part first (shared by neighbours), constant part last."""

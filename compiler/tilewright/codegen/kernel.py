@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from tilewright.codegen import values
 from tilewright.codegen.addressing import Addressing, Slot, Vector
+from tilewright.codegen.dot import emit_dot
 from tilewright.codegen.values import Value, llvm_type, memory_type
 from tilewright.core.index import (
     Ix,
@@ -30,6 +31,7 @@ from tilewright.loop.ir import (
     Buffer,
     Cast,
     Const,
+    Dot,
     Expr,
     Fma,
     For,
@@ -328,6 +330,8 @@ class _Emitter(Addressing):
                 return self.binary(op, *self.align(self.eval(a), self.eval(b)))
             case Fma(a, b, c):
                 return self.fma(*self.align(self.eval(a), self.eval(b), self.eval(c)))
+            case Dot():
+                return self.dot(e)
             case Select(cond, a, b):
                 return self.select(*self.align(self.eval(cond), self.eval(a), self.eval(b)))
             case Cast(a, dtype):
@@ -336,3 +340,17 @@ class _Emitter(Addressing):
                 v = self.eval(a)
                 out = self.op(f"bitcast {v.type} {v.ssa} to {llvm_type(dtype, v.lanes)}")
                 return Value(out, dtype, v.lanes)
+
+    def dot(self, e: Dot) -> Value:
+        """By an instruction of the target where there is one, else product by product."""
+        total = self.eval(e.c)
+        found = emit_dot(self, e, total, self.target.dot)
+        if found is not None:
+            return found
+        for i in range(e.extent):
+            self.scope.index[e.var] = Ix(i)
+            memo, self.memo = self.memo, {}
+            total = self.fma(*self.align(self.eval(e.a), self.eval(e.b), total))
+            self.memo = memo
+        del self.scope.index[e.var]
+        return total

@@ -6,6 +6,7 @@ Invariant: the optimiser may not vectorise or unroll (schedules did), so equal t
 
 from __future__ import annotations
 
+import platform
 import struct
 from functools import cache
 
@@ -105,3 +106,10 @@ def host_cpu() -> tuple[str, frozenset[str]]:
     _initialize()
     features = llvm.get_host_cpu_features()
     return str(llvm.get_host_cpu_name()), frozenset(k for k, on in features.items() if on)
+
+
+def runs_here(target: Target) -> bool:
+    """Whether this machine can execute code for `target`."""
+    if target.family != "simd" or target.triple.split("-")[0] != platform.machine():
+        return False
+    return set(target.required) <= host_cpu()[1]

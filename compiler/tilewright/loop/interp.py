@@ -26,6 +26,7 @@ from tilewright.loop.ir import (
     Block,
     Cast,
     Const,
+    Dot,
     Expr,
     Fma,
     For,
@@ -127,6 +128,12 @@ class _Machine:
                 return fma(
                     self.eval(a, env, refs), self.eval(b, env, refs), self.eval(c, env, refs)
                 )
+            case Dot(var, extent, a, b, c):
+                total = self.eval(c, env, refs)
+                for i in range(extent):
+                    inner = {**env, var: i}
+                    total = fma(self.eval(a, inner, refs), self.eval(b, inner, refs), total)
+                return total
             case Select(cond, a, b):
                 return self.eval(a if self.eval(cond, env, refs) else b, env, refs)
             case Cast(a, dtype):

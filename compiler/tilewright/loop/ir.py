@@ -150,6 +150,24 @@ class Fma:
 
 
 @dataclass(frozen=True, slots=True)
+class Dot:
+    """`c` plus the sum of `a * b` for `var` in 0 .. `extent` - 1, in order; `var` is bound in `a` and `b`.
+
+    All three have one type. This is what dot-product instructions compute (`tensorize` makes it).
+    """
+
+    var: str
+    extent: int
+    a: Expr
+    b: Expr
+    c: Expr
+
+    @property
+    def dtype(self) -> DType:
+        return self.c.dtype
+
+
+@dataclass(frozen=True, slots=True)
 class Select:
     """`a` where `cond` holds, else `b`. Both sides are evaluated unless they hold an unsafe load:
     a load under a `Select` is only performed where its side is taken."""
@@ -180,7 +198,7 @@ class Bitcast:
     dtype: DType
 
 
-Expr = Union[Const, FromIndex, Ref, Load, Unary, Binary, Fma, Select, Cast, Bitcast]
+Expr = Union[Const, FromIndex, Ref, Load, Unary, Binary, Fma, Dot, Select, Cast, Bitcast]
 
 
 # ---------------------------------------------------------------- statements

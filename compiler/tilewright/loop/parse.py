@@ -20,6 +20,7 @@ from tilewright.loop.ir import (
     Buffer,
     Cast,
     Const,
+    Dot,
     Expr,
     Fma,
     For,
@@ -327,6 +328,12 @@ class _Tokens:
             form = self.index()
             self.expect(")")
             return FromIndex(form, self.typed())
+        bound = None
+        if name == "dot":
+            var = self.word()
+            self.expect("in")
+            bound = (var, int(self.number()))
+            self.expect(":")
         args = [self.expr()]
         while self.take(","):
             args.append(self.expr())
@@ -338,6 +345,8 @@ class _Tokens:
                 return Bitcast(a, self.typed())
             case "fma", [a, b, c]:
                 return Fma(a, b, c)
+            case "dot", [a, b, c] if bound is not None:
+                return Dot(*bound, a, b, c)
             case "select", [a, b, c]:
                 return Select(a, b, c)
             case _, [a] if name in _UNARY:

@@ -16,6 +16,7 @@ from tilewright.loop.ir import (
     Bitcast,
     Block,
     Cast,
+    Dot,
     Expr,
     Fma,
     For,
@@ -47,6 +48,9 @@ def map_children(e: Expr, f: ExprMap) -> Expr:
         case Fma(a, b, c):
             x, y, z = f(a), f(b), f(c)
             return e if x is a and y is b and z is c else Fma(x, y, z)
+        case Dot(var, n, a, b, c):
+            x, y, z = f(a), f(b), f(c)
+            return e if x is a and y is b and z is c else Dot(var, n, x, y, z)
         case Select(a, b, c):
             x, y, z = f(a), f(b), f(c)
             return e if x is a and y is b and z is c else Select(x, y, z)
@@ -188,7 +192,7 @@ def children(e: Expr) -> tuple[Expr, ...]:
             return (a,)
         case Binary(_, a, b):
             return (a, b)
-        case Fma(a, b, c) | Select(a, b, c):
+        case Fma(a, b, c) | Select(a, b, c) | Dot(_, _, a, b, c):
             return (a, b, c)
         case _:
             return ()

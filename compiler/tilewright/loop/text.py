@@ -14,6 +14,7 @@ from tilewright.loop.ir import (
     Buffer,
     Cast,
     Const,
+    Dot,
     Expr,
     Fma,
     For,
@@ -118,6 +119,8 @@ def expr_text(e: Expr) -> str:
             return f"{op}({expr_text(a)}, {expr_text(b)})"
         case Fma(a, b, c):
             return f"fma({expr_text(a)}, {expr_text(b)}, {expr_text(c)})"
+        case Dot(var, n, a, b, c):
+            return f"dot({var} in {n}: {expr_text(a)}, {expr_text(b)}, {expr_text(c)})"
         case Select(cond, a, b):
             return f"select({expr_text(cond)}, {expr_text(a)}, {expr_text(b)})"
         case Cast(a, dtype):

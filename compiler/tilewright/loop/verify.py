@@ -27,6 +27,7 @@ from tilewright.loop.ir import (
     Bitcast,
     Block,
     Buffer,
+    Dot,
     Expr,
     Fma,
     For,
@@ -182,6 +183,18 @@ class _Verifier:
                 case Fma(a, b, c):
                     if not a.dtype is b.dtype is c.dtype:
                         raise self.error(f"fma of {a.dtype}, {b.dtype} and {c.dtype}")
+                case Dot(var, n, a, b, c):
+                    if not a.dtype is b.dtype is c.dtype:
+                        raise self.error(f"dot of {a.dtype}, {b.dtype} and {c.dtype}")
+                    if n < 1 or var in scope.loops or var in scope.lets:
+                        raise self.error(f"dot over `{var}` in {n}: the name is taken or n < 1")
+                    inner = scope.child()
+                    inner.loops[var] = Ix(n)
+                    inner.ranges[var] = (0, n - 1)
+                    self.expr(a, inner)
+                    self.expr(b, inner)
+                    stack.append(c)
+                    continue
                 case Select(cond, a, b):
                     if cond.dtype is not BOOL or a.dtype is not b.dtype:
                         raise self.error(f"select on {cond.dtype} of {a.dtype} and {b.dtype}")

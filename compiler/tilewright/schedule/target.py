@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from tilewright.errors import TargetError
 
-
 T = TypeVar("T")
 
 
