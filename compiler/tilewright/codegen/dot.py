@@ -19,6 +19,8 @@ def emit_dot(at: Addressing, e: Dot, c: Value, instructions: tuple[str, ...]) ->
     a, b = _bytes(at, e.a, e.var), _bytes(at, e.b, e.var)
     if e.dtype is not I32 or a is None or b is None:
         return None
+    if at.vector is None and "mve" in instructions and e.extent in (4, 8, 16):
+        return _vmladava(at, e, a, b, c)
     if at.vector is None and "smlad" in instructions:
         return _smlad(at, e, a, b, c)
     return None
@@ -82,3 +84,44 @@ def _widened(at: Addressing, run: _Run, k: int) -> str:
     ptr = at.address(at.slots[run.buffer], run.offset + k)
     byte = at.op(f"load i8, ptr {ptr}, align 1")
     return at.op(f"{'sext' if run.dtype is I8 else 'zext'} i8 {byte} to i32")
+
+
+# ---------------------------------------------------------------- Armv8.1-M: sums across a vector
+
+
+def _vmladava(at: Addressing, e: Dot, a: _Run, b: _Run, c: Value) -> Value:
+    """Helium adds the products of a whole vector to a general register.
+
+    Sixteen bytes are multiplied as bytes where both have the same sign; fewer, and mixed ones, are
+    widened by the loads.
+    """
+    n = e.extent
+    if n == 16 and a.dtype is not b.dtype:
+        total = c
+        for start in (0, 8):
+            total = _vmladava_part(at, a, b, total, start, 8)
+        return total
+    return _vmladava_part(at, a, b, c, 0, n)
+
+
+def _vmladava_part(at: Addressing, a: _Run, b: _Run, c: Value, start: int, n: int) -> Value:
+    bits = 128 // n
+    kind = f"<{n} x i{bits}>"
+    lanes = [_vector(at, r, start, n, bits) for r in (a, b)]
+    name = f"llvm.arm.mve.vmldava.v{n}i{bits}"
+    unsigned = 1 if bits == 8 and a.dtype is U8 else 0
+    at.declare(f"declare i32 @{name}(i32, i32, i32, i32, {kind}, {kind})")
+    out = at.op(
+        f"call i32 @{name}(i32 {unsigned}, i32 0, i32 0, i32 {c.ssa}, {kind} {lanes[0]}, "
+        f"{kind} {lanes[1]})"
+    )
+    return Value(out, I32, 1)
+
+
+def _vector(at: Addressing, run: _Run, start: int, n: int, bits: int) -> str:
+    ptr = at.address(at.slots[run.buffer], run.offset + start)
+    raw = at.op(f"load <{n} x i8>, ptr {ptr}, align 1")
+    if bits == 8:
+        return raw
+    widen = "sext" if run.dtype is I8 else "zext"
+    return at.op(f"{widen} <{n} x i8> {raw} to <{n} x i{bits}>")

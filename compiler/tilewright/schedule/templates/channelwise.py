@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from tilewright.loop.ir import Kernel
 from tilewright.loop.rewrite import loops
 from tilewright.schedule.target import Target
+from tilewright.schedule.templates import mcu
 from tilewright.schedule.templates.draft import Draft, parallelize_outer, weights_of
 from tilewright.schedule.templates.rows import row_reduction
 from tilewright.schedule.trace import Trace
@@ -18,6 +19,8 @@ from tilewright.schedule.trace import Trace
 
 def depthwise(kernel: Kernel, target: Target) -> Trace:
     """Depthwise convolution or pooling with loops n, oh, ow, c and window kh, kw."""
+    if mcu.applies(kernel, target) and target.lanes(4) == 1:
+        return mcu.depthwise(kernel, target)
     found = loops(kernel.body)
     if "c" not in found:
         return row_reduction(kernel, target)

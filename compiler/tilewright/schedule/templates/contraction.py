@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from tilewright.loop.ir import For, Kernel
 from tilewright.loop.rewrite import loops
 from tilewright.schedule.target import Target
+from tilewright.schedule.templates import mcu
 from tilewright.schedule.templates.draft import Draft, parallelize_outer, volume, weights_of
 from tilewright.schedule.templates.rows import row_reduction
 from tilewright.schedule.templates.tiles import map_tile, register_tile, spatial_tile
@@ -20,6 +21,8 @@ from tilewright.schedule.trace import Trace
 
 def product(kernel: Kernel, target: Target) -> Trace:
     """Matrix product with loops b0.., m, n and reduction k."""
+    if mcu.applies(kernel, target):
+        return mcu.dot_product(kernel, target, ["m"], "n", ["k"])
     found = loops(kernel.body)
     if "n" not in found:
         return row_reduction(kernel, target)
@@ -29,6 +32,8 @@ def product(kernel: Kernel, target: Target) -> Trace:
 def convolution(kernel: Kernel, target: Target) -> Trace:
     """Convolution with loops n, g, oh, ow, co and reductions kh, kw, ci."""
     sums = ["kh", "kw", "ci"]
+    if mcu.applies(kernel, target):
+        return mcu.dot_product(kernel, target, ["oh", "ow"], "co", sums)
     if "co" not in loops(kernel.body):
         return row_reduction(kernel, target)
     weights = weights_of(kernel, "co", sums)

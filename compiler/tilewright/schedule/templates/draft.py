@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tilewright.core.index import Ix, coefficient, variables
 from tilewright.errors import ScheduleError
-from tilewright.loop.ir import Alloc, Buffer, Fma, For, Kernel, Load
+from tilewright.loop.ir import Alloc, Buffer, Cast, Fma, For, Kernel, Load
 from tilewright.loop.rewrite import accesses, expressions, loops, walk
 from tilewright.schedule.trace import Step, Trace, apply, step
 
@@ -123,14 +123,16 @@ def weights_of(kernel: Kernel, cols: str, sums: Sequence[str]) -> tuple[str, int
     """
     constants = {p.buffer.name: p.buffer for p in kernel.params if p.role == "const"}
     for e in expressions(kernel.body):
-        if not isinstance(e, Fma) or not isinstance(e.b, Load) or e.b.buffer not in constants:
+        factor = e.b if isinstance(e, Fma) else None
+        load = factor.a if isinstance(factor, Cast) else factor  # integers are widened first
+        if not isinstance(load, Load) or load.buffer not in constants:
             continue
-        along = [d for d, i in enumerate(e.b.index) if cols in variables(i)]
+        along = [d for d, i in enumerate(load.index) if cols in variables(i)]
         if len(along) != 1:
             return None
         rank: dict[int, int] = {}
-        for d, i in enumerate(e.b.index):
+        for d, i in enumerate(load.index):
             rank[d] = max((sums.index(v) + 1 for v in variables(i) if v in sums), default=0)
         rest = sorted((d for d in rank if d != along[0]), key=lambda d: (rank[d], d))
-        return e.b.buffer, along[0], rest
+        return load.buffer, along[0], rest
     return None
