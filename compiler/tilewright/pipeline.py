@@ -20,6 +20,7 @@ from tilewright.graph.fuse import Group, fuse
 from tilewright.graph.ir import Graph, Node
 from tilewright.graph.layout import Placement, assign_layouts
 from tilewright.graph.passes import optimize
+from tilewright.graph.passes.choose_variants import Chooser, choose_variants
 from tilewright.graph.plan import Allocation, MemoryPlan, plan_memory
 from tilewright.graph.text import to_text as graph_text
 from tilewright.graph.verify import verify as verify_graph
@@ -63,8 +64,9 @@ def build(
     notify: Callable[[str], None] = lambda message: None,
     dump: Path | None = None,
     name: str | None = None,
+    variants: Chooser | None = None,
 ) -> Program:
-    """Run all stages up to finished loop IR."""
+    """Run all stages up to finished loop IR; `variants` picks other ways to compute nodes."""
     machine = resolve_target(target)
     progress("import", 0.0)
     if isinstance(source, Graph):
@@ -77,6 +79,8 @@ def build(
     _dump(dump, "1_imported.graph", lambda: graph_text(graph))
     progress("optimise", 0.0)
     optimised = optimize(graph)
+    if variants is not None:
+        optimised = choose_variants(optimised, variants)
     verify_graph(optimised)
     _dump(dump, "2_optimised.graph", lambda: graph_text(optimised))
     progress("layout", 0.0)

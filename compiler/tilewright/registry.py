@@ -20,7 +20,7 @@ import numpy as np
 
 from tilewright.core.index import Ix
 from tilewright.errors import TilewrightError
-from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType
+from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr, Kernel
 from tilewright.schedule.target import Target
@@ -191,6 +191,25 @@ def operators() -> Mapping[str, Operator]:
                     f"operator `{operator.name}` has the unknown trait {operator.trait}"
                 )
             found[operator.name] = operator
+    return found
+
+
+#: (graph, node) -> the nodes that compute the same in another way (constants and types are added to the
+#: graph), or None where the variant does not apply.
+Variant = Callable[[Graph, Node], "list[Node] | None"]
+
+
+@cache
+def variants() -> Mapping[str, Mapping[str, Variant]]:
+    """Operator -> name -> another way to compute it: what operator files export as `VARIANTS`."""
+    found: dict[str, dict[str, Variant]] = {}
+    for module in _modules("tilewright.kernels", "tilewright.kernels"):
+        for op, ways in getattr(module, "VARIANTS", {}).items():
+            for name, rewrite in ways.items():
+                if found.setdefault(op, {}).setdefault(name, rewrite) is not rewrite:
+                    raise TilewrightError(
+                        f"variant `{name}` of `{op}` is defined twice: rename one"
+                    )
     return found
 
 
