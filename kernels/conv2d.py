@@ -3,7 +3,8 @@
 y[n, g*CO+co, oh, ow] = bias[g*CO+co] + sum over kh, kw, ci of
     x[n, g*CI+ci, oh*sh + kh*dh - top, ow*sw + kw*dw - left] * w[g*CO+co, ci, kh, kw]
 
-Indices outside the image read zeros: the layout pass gives x a border, so nothing tests for edges.
+Indices outside the image read zeros (`pad_value`): the layout pass gives x a border, so nothing tests for
+edges. Bytes are summed in i32.
 One-dimensional convolutions import with a height of 1.
 """
 
@@ -14,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.attributes import integer
+from tilewright.core.dtypes import sum_of_products
 from tilewright.core.window import read_window, window_of
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType
-from tilewright.loop.builder import KernelBuilder, add, const, fma
+from tilewright.loop.builder import KernelBuilder, add, cast, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
@@ -31,22 +34,28 @@ def _group(attrs: Attrs) -> int:
     return g
 
 
+def _pad_value(attrs: Attrs) -> int:
+    """What lies around the image: 0, or the zero point of integers."""
+    return integer(attrs, "pad_value") if "pad_value" in attrs else 0
+
+
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x, w, bias = (*types, None)[:3]
     assert x is not None and w is not None
     g = _group(attrs)
-    fits = x.rank == 4 and w.rank == 4 and x.dtype is w.dtype and g >= 1
-    if not fits or x.shape[1] != w.shape[1] * g or w.shape[0] % g:
-        raise ModelError(f"`conv2d` of {x} with weights {w} in {g} groups: the shapes do not fit")
-    if bias is not None and bias != TensorType(x.dtype, (w.shape[0],)):
-        raise ModelError(f"`conv2d`: bias {bias} is not {x.dtype}[{w.shape[0]}]")
+    total = sum_of_products(x.dtype, w.dtype)
+    fits = x.rank == 4 and w.rank == 4 and total is not None and g >= 1
+    if total is None or not fits or x.shape[1] != w.shape[1] * g or w.shape[0] % g:
+        raise ModelError(f"`conv2d` of {x} with weights {w} in {g} groups: they do not fit")
+    if bias is not None and bias != TensorType(total, (w.shape[0],)):
+        raise ModelError(f"`conv2d`: bias {bias} is not {total}[{w.shape[0]}]")
     try:
         oh, ow = window_of(attrs, w.shape[2:]).output(x.shape[2:])
     except ValueError as err:
         raise ModelError(f"`conv2d` of {x} with weights {w}: {err}") from None
     if oh < 1 or ow < 1:
         raise ModelError(f"`conv2d` of {x} with weights {w}: the output is empty")
-    return [TensorType(x.dtype, (x.shape[0], w.shape[0], oh, ow))]
+    return [TensorType(total, (x.shape[0], w.shape[0], oh, ow))]
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
@@ -56,7 +65,8 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     window, g = window_of(attrs, (kh, kw)), _group(attrs)
     (sh, sw), (dh, dw), p = window.strides, window.dilations, window.pads
     oh, ow = window.output(x.shape[2:])
-    padded = np.pad(x, ((0, 0), (0, 0), (p[0], p[2]), (p[1], p[3])))
+    around = ((0, 0), (0, 0), (p[0], p[2]), (p[1], p[3]))
+    padded = np.pad(x, around, constant_values=_pad_value(attrs))
     s0, s1, s2, s3 = padded.strides
     windows = np.lib.stride_tricks.as_strided(
         padded,
@@ -70,7 +80,8 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
             columns = windows[i, j].reshape(ci * kh * kw, oh * ow)
             y[i, j] = filters[j] @ columns.astype(np.float64)
     y = y.reshape(x.shape[0], o, oh, ow)
-    return [(y if bias is None else y + bias.reshape(1, o, 1, 1)).astype(x.dtype)]
+    total = x.dtype if x.dtype.itemsize > 1 else np.dtype(np.int32)  # bytes: exact in float64
+    return [(y if bias is None else y + bias.reshape(1, o, 1, 1)).astype(total)]
 
 
 def _lower(k: KernelBuilder, attrs: Attrs) -> None:
@@ -97,7 +108,8 @@ def _lower(k: KernelBuilder, attrs: Attrs) -> None:
             k.loop("ci", ci_count) as ci,
         ):
             pixel = x(n, g * ci_count + ci, oh * sh + kh * dh - top, ow * sw + kw * dw - left)
-            k.set(acc, fma(pixel, w(o, ci, kh, kw), acc()))
+            weight = w(o, ci, kh, kw)
+            k.set(acc, fma(cast(pixel, k.out_dtype), cast(weight, k.out_dtype), acc()))
         k.emit((n, o, oh, ow), acc() if bias is None else add(acc(), bias(o)))
 
 
@@ -111,7 +123,9 @@ def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
     assert x is not None and w is not None
     border = window_of(attrs, w.shape[2:]).border(x.shape[2:])
     halo = ((0, 0), (0, 0), *border)
-    return LayoutWish(orders={0: (0, 2, 3, 1)}, halos={0: halo}, out_order=(0, 2, 3, 1))
+    return LayoutWish(
+        orders={0: (0, 2, 3, 1)}, halos={0: halo}, fill=_pad_value(attrs), out_order=(0, 2, 3, 1)
+    )
 
 
 def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
@@ -180,6 +194,13 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         yield Sample((f(n, ci, h, w), f(co, ci // g, kh, kw), f(co)), attrs)
     attrs = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
     yield Sample((f(1, 3, 6, 7), f(8, 3, 3, 3)), attrs)
+    for kind, zero in ((np.int8, -7), (np.uint8, 130)):
+        for ci in (3, 16):
+            low = -128 if kind is np.int8 else 0
+            x = rng.integers(low, low + 256, (1, ci, 6, 7)).astype(kind)
+            w = rng.integers(-128, 128, (5, ci, 3, 3)).astype(np.int8)
+            bias = rng.integers(-999, 999, 5).astype(np.int32)
+            yield Sample((x, w, bias), {**attrs, "pad_value": zero})
 
 
 OPERATORS = [
@@ -189,6 +210,7 @@ OPERATORS = [
         infer=_infer,
         reference=_reference,
         attrs={"strides": tuple, "pads": tuple, "dilations": tuple, "group": int},
+        optional_attrs={"pad_value": int},
         lower=_lower,
         schedule=_schedule,
         wishes=_wishes,

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.attributes import integer
+from tilewright.core.dtypes import sum_of_products
 from tilewright.core.window import window_of
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
-from tilewright.loop.builder import KernelBuilder, add, const, fma
+from tilewright.loop.builder import KernelBuilder, add, cast, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
@@ -22,21 +24,27 @@ from tilewright.schedule.templates import depthwise
 from tilewright.schedule.trace import Trace
 
 
+def _pad_value(attrs: Attrs) -> int:
+    """What lies around the image: 0, or the zero point of integers."""
+    return integer(attrs, "pad_value") if "pad_value" in attrs else 0
+
+
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x, w, bias = (*types, None)[:3]
     assert x is not None and w is not None
-    fits = x.rank == 4 and w.rank == 4 and x.dtype is w.dtype
-    if not fits or w.shape[:2] != (x.shape[1], 1):
-        raise ModelError(f"`depthwise_conv2d` of {x} with weights {w}: the shapes do not fit")
-    if bias is not None and bias != TensorType(x.dtype, (w.shape[0],)):
-        raise ModelError(f"`depthwise_conv2d`: bias {bias} is not {x.dtype}[{w.shape[0]}]")
+    total = sum_of_products(x.dtype, w.dtype)
+    fits = x.rank == 4 and w.rank == 4
+    if total is None or not fits or w.shape[:2] != (x.shape[1], 1):
+        raise ModelError(f"`depthwise_conv2d` of {x} with weights {w}: they do not fit")
+    if bias is not None and bias != TensorType(total, (w.shape[0],)):
+        raise ModelError(f"`depthwise_conv2d`: bias {bias} is not {total}[{w.shape[0]}]")
     try:
         oh, ow = window_of(attrs, w.shape[2:]).output(x.shape[2:])
     except ValueError as err:
         raise ModelError(f"`depthwise_conv2d` of {x} with weights {w}: {err}") from None
     if oh < 1 or ow < 1:
         raise ModelError(f"`depthwise_conv2d` of {x} with weights {w}: the output is empty")
-    return [TensorType(x.dtype, (x.shape[0], x.shape[1], oh, ow))]
+    return [TensorType(total, (x.shape[0], x.shape[1], oh, ow))]
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
@@ -45,14 +53,16 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     window = window_of(attrs, w.shape[2:])
     (sh, sw), (dh, dw), p = window.strides, window.dilations, window.pads
     oh, ow = window.output(x.shape[2:])
-    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (p[0], p[2]), (p[1], p[3])))
+    around = ((0, 0), (0, 0), (p[0], p[2]), (p[1], p[3]))
+    padded = np.pad(x.astype(np.float64), around, constant_values=_pad_value(attrs))
     y = np.zeros((x.shape[0], x.shape[1], oh, ow))
     for i in range(w.shape[2]):
         for j in range(w.shape[3]):
             rows = slice(i * dh, i * dh + (oh - 1) * sh + 1, sh)
             cols = slice(j * dw, j * dw + (ow - 1) * sw + 1, sw)
             y += padded[:, :, rows, cols] * w[:, 0, i, j].reshape(1, -1, 1, 1)
-    return [(y if bias is None else y + bias.reshape(1, -1, 1, 1)).astype(x.dtype)]
+    total = x.dtype if x.dtype.itemsize > 1 else np.dtype(np.int32)  # bytes: exact in float64
+    return [(y if bias is None else y + bias.reshape(1, -1, 1, 1)).astype(total)]
 
 
 def _lower(k: KernelBuilder, attrs: Attrs) -> None:
@@ -71,7 +81,8 @@ def _lower(k: KernelBuilder, attrs: Attrs) -> None:
         k.set(acc, const(0, k.out_dtype))
         with k.loop("kh", w.shape[2]) as kh, k.loop("kw", w.shape[3]) as kw:
             pixel = x(n, c, oh * sh + kh * dh - top, ow * sw + kw * dw - left)
-            k.set(acc, fma(pixel, w(c, 0, kh, kw), acc()))
+            weight = w(c, 0, kh, kw)
+            k.set(acc, fma(cast(pixel, k.out_dtype), cast(weight, k.out_dtype), acc()))
         k.emit((n, c, oh, ow), acc() if bias is None else add(acc(), bias(c)))
 
 
@@ -85,7 +96,9 @@ def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
     assert x is not None and w is not None
     border = window_of(attrs, w.shape[2:]).border(x.shape[2:])
     halo = ((0, 0), (0, 0), *border)
-    return LayoutWish(orders={0: (0, 2, 3, 1)}, halos={0: halo}, out_order=(0, 2, 3, 1))
+    return LayoutWish(
+        orders={0: (0, 2, 3, 1)}, halos={0: halo}, fill=_pad_value(attrs), out_order=(0, 2, 3, 1)
+    )
 
 
 def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
@@ -110,6 +123,10 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
     for n, c, h, w, kh, kw, s, pads, d in cases:
         attrs = {"strides": (s, s), "pads": pads, "dilations": (d, d)}
         yield Sample((f(n, c, h, w), f(c, 1, kh, kw), f(c)), attrs)
+    x = rng.integers(-128, 128, (1, 6, 8, 7)).astype(np.int8)
+    w = rng.integers(-128, 128, (6, 1, 3, 3)).astype(np.int8)
+    attrs = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "pad_value": -5}
+    yield Sample((x, w, rng.integers(-999, 999, 6).astype(np.int32)), attrs)
 
 
 OPERATORS = [
@@ -119,6 +136,7 @@ OPERATORS = [
         infer=_infer,
         reference=_reference,
         attrs={"strides": tuple, "pads": tuple, "dilations": tuple},
+        optional_attrs={"pad_value": int},
         lower=_lower,
         schedule=_schedule,
         wishes=_wishes,

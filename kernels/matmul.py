@@ -1,6 +1,6 @@
 """Matrix product: C[.., m, n] = bias[.., m, n] + sum over k of A[.., m, k] * B[.., k, n].
 
-Batch dims and the bias broadcast as in NumPy.
+Batch dims and the bias broadcast as in NumPy; bytes are summed in i32.
 ONNX MatMul and Gemm become this operator; transposes are separate nodes that fold into constants.
 """
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.core.dtypes import BOOL
+from tilewright.core.dtypes import sum_of_products
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
-from tilewright.loop.builder import KernelBuilder, Reader, add, const, fma
+from tilewright.loop.builder import KernelBuilder, Reader, add, cast, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
@@ -27,7 +27,8 @@ from tilewright.schedule.trace import Trace
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     a, b, bias = (*types, None)[:3]
     assert a is not None and b is not None
-    if a.dtype is not b.dtype or a.dtype is BOOL:
+    total = sum_of_products(a.dtype, b.dtype)
+    if total is None:
         raise ModelError(f"`matmul` of {a} and {b}: two tensors of one number type are wanted")
     if a.rank < 2 or b.rank < 2 or a.shape[-1] != b.shape[-2]:
         raise ModelError(f"`matmul` of {a} and {b}: the shapes do not fit")
@@ -35,7 +36,7 @@ def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError:
         raise ModelError(f"`matmul` of {a} and {b}: the batch dims do not broadcast") from None
-    out = TensorType(a.dtype, (*batch, a.shape[-2], b.shape[-1]))
+    out = TensorType(total, (*batch, a.shape[-2], b.shape[-1]))
     if bias is not None and (bias.dtype is not out.dtype or not _fits(bias.shape, out.shape)):
         raise ModelError(f"`matmul`: bias {bias} does not broadcast to {out}")
     return [out]
@@ -49,9 +50,10 @@ def _fits(shape: Sequence[int], target: Sequence[int]) -> bool:
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     a, b, bias = (*inputs, None)[:3]
-    wide = np.float64 if a.dtype.kind == "f" else a.dtype
+    total = a.dtype if a.dtype.itemsize > 1 else np.dtype(np.int32)
+    wide = np.float64 if a.dtype.kind == "f" else total
     y = np.matmul(a.astype(wide), b.astype(wide))
-    return [np.asarray(y if bias is None else y + bias).astype(a.dtype)]
+    return [np.asarray(y if bias is None else y + bias).astype(total)]
 
 
 def _lower(k: KernelBuilder, attrs: Attrs) -> None:
@@ -64,7 +66,8 @@ def _lower(k: KernelBuilder, attrs: Attrs) -> None:
         acc = k.local("acc", k.out_dtype)
         k.set(acc, const(0, k.out_dtype))
         with k.loop("k", a.shape[-1]) as kk:
-            k.set(acc, fma(_at(a, batch, m, kk), _at(b, batch, kk, n), acc()))
+            left = cast(_at(a, batch, m, kk), k.out_dtype)
+            k.set(acc, fma(left, cast(_at(b, batch, kk, n), k.out_dtype), acc()))
         value = acc() if bias is None else add(acc(), bias.broadcast((*batch, m, n)))
         k.emit((*batch, m, n), value)
 
@@ -164,6 +167,10 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
     yield Sample(
         (rng.integers(-9, 9, (3, 4)).astype(np.int32), rng.integers(-9, 9, (4, 5)).astype(np.int32))
     )
+    for m, n, kk in ((1, 9, 16), (3, 5, 12), (4, 2, 7)):
+        a = rng.integers(-128, 128, (m, kk)).astype(np.int8)
+        b = rng.integers(-128, 128, (kk, n)).astype(np.int8)
+        yield Sample((a, b, rng.integers(-999, 999, n).astype(np.int32)))
 
 
 OPERATORS = [

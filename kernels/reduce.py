@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.core.dtypes import BOOL, DType
+from tilewright.core.dtypes import BOOL, DType, dtype
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
-from tilewright.loop.builder import KernelBuilder, binary, const, div, mul
+from tilewright.loop.builder import KernelBuilder, binary, cast, const, div, mul
 from tilewright.loop.ir import BinaryOp, Expr, Kernel
 from tilewright.registry import ImportNode, Operator, Sample
 from tilewright.schedule.target import Target
@@ -55,15 +55,23 @@ def _infer(name: str, types: Sequence[TensorType | None], attrs: Attrs) -> list[
         shape = tuple(1 if d in axes else n for d, n in enumerate(x.shape))
     else:
         shape = tuple(n for d, n in enumerate(x.shape) if d not in axes)
-    return [TensorType(x.dtype, shape)]
+    return [TensorType(_result(x.dtype, attrs), shape)]
+
+
+def _result(number: DType, attrs: Attrs) -> DType:
+    """The type of the result: that of x, or `to` (bytes are summed in i32)."""
+    to = attrs.get("to", number.name)
+    assert isinstance(to, str)
+    return dtype(to)
 
 
 def _reference(name: str) -> Callable[[Sequence[Any], Attrs], list[Array]]:
     def reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
         x = np.asarray(inputs[0])
-        wide = x.astype(np.float64) if x.dtype.kind == "f" else x
+        number = _result(dtype(x.dtype), attrs).numpy
+        wide = x.astype(np.float64) if x.dtype.kind == "f" else x.astype(number)
         y = _TABLE[name][1](wide, axis=_axes(attrs), keepdims=bool(attrs["keepdims"]))
-        return [np.asarray(y).astype(x.dtype)]
+        return [np.asarray(y).astype(number)]
 
     return reference
 
@@ -94,7 +102,7 @@ def _lower(name: str) -> Callable[[KernelBuilder, Attrs], None]:
             with ExitStack() as inner:
                 for d in axes:
                     index[d] = inner.enter_context(k.loop(f"r{d}", x.shape[d]))
-                k.set(acc, binary(op, acc(), x(*index)))
+                k.set(acc, binary(op, acc(), cast(x(*index), k.out_dtype)))
             value: Expr = acc()
             if name == "reduce_mean":
                 count = prod(x.shape[d] for d in axes)
@@ -237,6 +245,8 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         attrs = {"axes": axes, "keepdims": keep}
         yield Sample((rng.standard_normal(shape).astype(np.float32),), attrs)
     yield Sample((rng.integers(-3, 4, (3, 20)).astype(np.int32),), {"axes": (1,), "keepdims": True})
+    x = rng.integers(-128, 128, (1, 5, 3, 4)).astype(np.int8)
+    yield Sample((x,), {"axes": (2, 3), "keepdims": True, "to": "i32"})
 
 
 OPERATORS = [
@@ -246,6 +256,7 @@ OPERATORS = [
         infer=partial(_infer, name),
         reference=_reference(name),
         attrs={"axes": tuple, "keepdims": bool},
+        optional_attrs={"to": str},
         lower=_lower(name),
         schedule=_schedule,
         samples=_samples,

@@ -129,6 +129,7 @@ Importer = Callable[[ImportNode], Sequence[str]]
 class Operator:
     """Everything about one operator; an operator file exports `OPERATORS: list[Operator]`.
 
+    attrs      attribute -> its type; `optional_attrs` may be missing
     infer      (input types, attrs) -> output types; raises ModelError on bad shapes or dtypes
     reference  (input arrays, attrs) -> output arrays: NumPy semantics; floats accumulate in float64,
                results are cast to the output dtype
@@ -149,6 +150,7 @@ class Operator:
     infer: Callable[[Sequence[TensorType | None], Attrs], list[TensorType]]
     reference: Callable[[Sequence[Any], Attrs], list[Array]]
     attrs: Mapping[str, type | tuple[type, ...]] = field(default_factory=dict[str, Any])
+    optional_attrs: Mapping[str, type] = field(default_factory=dict[str, type])
     compute: (
         Callable[[Sequence[Reader | None], tuple[Ix, ...], Attrs, TensorType, KernelBuilder], Expr]
         | None

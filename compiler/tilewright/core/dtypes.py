@@ -67,3 +67,10 @@ def dtype(spec: str | DType | npt.DTypeLike) -> DType:
     if isinstance(spec, str) and spec in ALL:
         return ALL[spec]
     return _FROM_NUMPY[np.dtype(spec).name]
+
+
+def sum_of_products(x: DType, w: DType) -> DType | None:
+    """The type in which products of `x` and `w` are summed: their own, i32 for bytes; None if none fits."""
+    if x in (I8, U8) and w in (I8, U8):
+        return I32
+    return x if x is w and x is not BOOL and x.bits >= 16 else None

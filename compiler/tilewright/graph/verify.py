@@ -75,9 +75,11 @@ def _node(graph: Graph, node: Node, defined: set[str]) -> None:
 
 def _attrs(node: Node, op: Operator, where: str) -> None:
     """The attributes are those of the operator's schema, of the types the IR allows."""
-    if set(node.attrs) != set(op.attrs):
+    if set(node.attrs) - set(op.optional_attrs) != set(op.attrs):
         raise IRError(f"{where} has attributes {sorted(node.attrs)}, wants {sorted(op.attrs)}")
-    for key, kind in op.attrs.items():
+    for key, kind in {**op.attrs, **op.optional_attrs}.items():
+        if key not in node.attrs:
+            continue
         value = node.attrs[key]
         wanted = kind if isinstance(kind, tuple) else (kind,)
         # bool is an int to Python, but not to an operator
