@@ -143,6 +143,7 @@ class Operator:
     flops      (input types, attrs) -> floating-point operations, for profiles
     depth      (input types, attrs) -> length of the longest sum, for error bounds
     onnx       ONNX operator type -> importer
+    fold_on_import  whether constant operands make a constant at once, before any pass sees the node
     """
 
     name: str
@@ -163,6 +164,7 @@ class Operator:
     flops: Callable[[Sequence[TensorType | None], Attrs], int] | None = None
     depth: Callable[[Sequence[TensorType | None], Attrs], int] = lambda types, attrs: 1
     onnx: Mapping[str, Importer] = field(default_factory=dict[str, Importer])
+    fold_on_import: bool = True
     doc: str = ""
 
 

@@ -69,7 +69,7 @@ class Builder:
             raise IRError(f"node `{name}`: `{op}` has {len(types)} outputs, not {outputs}")
         for t in types:
             limits.check_shape(t.shape, f"the result of node `{name}`")
-        known = all(not i or i in g.constants for i in inputs)
+        known = kind.fold_on_import and all(not i or i in g.constants for i in inputs)
         if known and sum(t.size for t in types) <= limits.MAX_FOLDED_ELEMENTS:
             with np.errstate(all="ignore"):
                 values = kind.reference([g.constants[i] if i else None for i in inputs], given)

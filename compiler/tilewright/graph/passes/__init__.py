@@ -15,11 +15,13 @@ from tilewright.graph.passes.fold_batch_norm import fold_batch_norm
 from tilewright.graph.passes.fold_bias import fold_bias
 from tilewright.graph.passes.fold_constants import fold_constants
 from tilewright.graph.passes.fold_pad import fold_pad
+from tilewright.graph.passes.quantize import quantize
 from tilewright.graph.passes.simplify import simplify
 
 Pass = Callable[[Graph], Graph]
 
 PASSES: tuple[Pass, ...] = (
+    quantize,  # before constants are folded: it wants to see which ones were quantised
     eliminate_dead,
     fold_constants,
     simplify,
