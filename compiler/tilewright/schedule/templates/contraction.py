@@ -1,21 +1,25 @@
 """Matrix products and convolutions: accumulators in registers, vectors along output channels.
 
 In: an unscheduled kernel (loop names as the operator files define them). Out: a trace that packs the
-constant operand into panels, tiles the output, keeps the tile in registers and runs panels on threads.
+constant operand into panels, tiles the output, keeps the tile in registers and runs panels on threads;
+or the space of such traces, of which the default is one point.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from tilewright.errors import ScheduleError
 from tilewright.loop.ir import For, Kernel
 from tilewright.loop.rewrite import loops
+from tilewright.schedule.space import Choice, Space, Value, upto
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import mcu
 from tilewright.schedule.templates.draft import Draft, parallelize_outer, volume, weights_of
 from tilewright.schedule.templates.rows import row_reduction
-from tilewright.schedule.templates.tiles import map_tile, register_tile, spatial_tile
+from tilewright.schedule.templates.tiles import map_tile, register_tile, spatial_tile, tiling_cycles
 from tilewright.schedule.trace import Trace
 
 
@@ -27,6 +31,25 @@ def product(kernel: Kernel, target: Target) -> Trace:
     if "n" not in found:
         return row_reduction(kernel, target)
     return contraction(kernel, target, ["m"], "n", ["k"], weights_of(kernel, "n", ["k"]))
+
+
+def product_space(kernel: Kernel, target: Target) -> Space | None:
+    """The schedules of a matrix product; None where another template than ours applies."""
+    if target.family != "simd" or "n" not in loops(kernel.body):
+        return None
+    return contraction_space(
+        kernel, target, ["m"], "n", ["k"], weights_of(kernel, "n", ["k"])
+    )
+
+
+def convolution_space(kernel: Kernel, target: Target) -> Space | None:
+    """The schedules of a convolution; None where another template than ours applies."""
+    if target.family != "simd" or "co" not in loops(kernel.body):
+        return None
+    sums = ["kh", "kw", "ci"]
+    weights = weights_of(kernel, "co", sums)
+    group = loops(kernel.body)["g"].extent.const if "g" in loops(kernel.body) else 1
+    return contraction_space(kernel, target, ["oh", "ow"], "co", sums, weights, group)
 
 
 def convolution(kernel: Kernel, target: Target) -> Trace:
@@ -56,7 +79,8 @@ def phases(kernel: Kernel, target: Target) -> Trace:
             weights = None
         elif weights is not None:
             packed.add(weights[0])
-        _tile(d, target, names, rows, cols, sums, weights, len(sums))
+        tiling = _default_tiling(d, target, rows, cols, sums, len(sums))
+        _tile(d, tiling, names, rows, cols, sums, weights, len(sums))
     parallelize_outer(d, volume(kernel))
     return d.trace
 
@@ -87,18 +111,119 @@ def contraction(
     reduction  loops of the sum, outermost first
     weights    (buffer, its dim along cols, its other dims in reduction order) if constant
     """
+    tiling = _default_tiling(Draft(kernel), target, rows, cols, reduction)
+    return _contraction(kernel, tiling, rows, cols, reduction, weights, group)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """A point of the space.
+
+    shape    pixels of a tile per loop of `rows` that exists
+    vectors  vectors of output channels per tile
+    lanes    elements per vector
+    band     0: all tiles of a panel of channels, then the next panel (the panel stays in cache); else
+             all panels of a band of this many tiles along the outermost row loop (the pixels stay)
+    steps    iterations of the innermost sum that are spelled out
+    """
+
+    shape: tuple[int, ...]
+    vectors: int
+    lanes: int
+    band: int = 0
+    steps: int = 1
+
+
+def _default_tiling(
+    d: Draft,
+    target: Target,
+    rows: Sequence[str],
+    cols: str,
+    reduction: Sequence[str],
+    taps: int = 1,
+) -> Tiling:
+    """The tile with the least modelled time; `taps` reduction loops stand side by side."""
+    sums = [d.extent(v) for v in reduction if d.has(v)]
+    depth = max(1, math.prod(sums) if taps == 1 else sum(sums))
+    n = d.extent(cols)
+    extents = [d.extent(v) for v in rows if d.has(v)]
+    tile = register_tile(math.prod(extents), n, depth, target)
+    shape: tuple[int, ...] = ()
+    if len(extents) == 2:
+        tile = map_tile(extents, n, depth, target, tile)
+        shape = spatial_tile(extents[0], extents[1], tile.rows)
+    elif extents:
+        shape = (min(tile.rows, extents[0]),)
+    return Tiling(shape, tile.vectors, target.lanes(4))
+
+
+def _contraction(
+    kernel: Kernel,
+    tiling: Tiling,
+    rows: Sequence[str],
+    cols: str,
+    reduction: Sequence[str],
+    weights: tuple[str, int, Sequence[int]] | None,
+    group: int,
+) -> Trace:
+    """One nest with the given tiling."""
     d = Draft(kernel)
     names = list(loops(kernel.body))
     work = math.prod(d.extent(v) for v in names)
     nest = [v for v in names if v not in reduction]
-    _tile(d, target, nest, rows, cols, reduction, weights, group=group)
+    _tile(d, tiling, nest, rows, cols, reduction, weights, group=group)
     parallelize_outer(d, work)
     return d.trace
 
 
+def contraction_space(
+    kernel: Kernel,
+    target: Target,
+    rows: Sequence[str],
+    cols: str,
+    reduction: Sequence[str],
+    weights: tuple[str, int, Sequence[int]] | None,
+    group: int = 1,
+) -> Space:
+    """All tilings of a product (see `Tiling`); arguments as for `contraction`."""
+    d = Draft(kernel)
+    start = _default_tiling(d, target, rows, cols, reduction)
+    extents = [d.extent(v) for v in rows if d.has(v)]
+    sums = [d.extent(v) for v in reduction if d.has(v)]
+    n, width = d.extent(cols), target.lanes(4)
+    params: dict[str, tuple[Value, ...]] = {
+        f"tile{i}": upto(e, *range(1, min(target.registers, e) + 1)) for i, e in enumerate(extents)
+    }
+    params["vectors"] = upto(max(1, math.ceil(n / min(width, 4))), *range(1, 9))
+    params["lanes"] = tuple(w for w in (width, width // 2, width // 4) if w >= 4) or (width,)
+    params["band"] = upto(math.ceil(extents[0] / start.shape[0]), 0, 1, 2, 4, 8) if extents else (0,)
+    params["steps"] = upto(sums[-1], 1, 2, 4, 8) if sums else (1,)
+    default: dict[str, Value] = {f"tile{i}": s for i, s in enumerate(start.shape)}
+    default.update(vectors=start.vectors, lanes=start.lanes, band=0, steps=1)
+
+    def tiling(choice: Choice) -> Tiling:
+        shape = tuple(int(choice[f"tile{i}"]) for i in range(len(extents)))
+        return Tiling(shape, *(int(choice[k]) for k in ("vectors", "lanes", "band", "steps")))
+
+    def build(choice: Choice) -> Trace:
+        t = tiling(choice)
+        if math.prod(t.shape) * t.vectors + t.vectors + 1 > max(target.registers, 4):
+            raise ScheduleError(f"a tile of {t.shape} x {t.vectors} vectors spills")
+        return _contraction(kernel, t, rows, cols, reduction, weights, group)
+
+    def cost(choice: Choice) -> float:
+        t = tiling(choice)
+        if math.prod(t.shape) * t.vectors + t.vectors + 1 > max(target.registers, 4):
+            return math.inf
+        narrow = replace(target, vector_bytes=4 * t.lanes, fma_per_cycle=target.fma_per_cycle)
+        return tiling_cycles(extents, t.shape, n, t.vectors, max(1, math.prod(sums)), narrow)
+
+    return Space("contraction", params, default, build, cost)
+
+
 def _tile(
     d: Draft,
-    target: Target,
+    tiling: Tiling,
     names: Sequence[str],
     rows: Sequence[str],
     cols: str,
@@ -108,20 +233,11 @@ def _tile(
     group: int = 1,
 ) -> None:
     """Tile one nest of output loops `names`; `taps` reduction loops stand side by side in it."""
-    width = target.lanes(4)
+    width = tiling.lanes
     sums = [v for v in reduction if d.has(v)]
-    depth = max(1, math.prod(d.extent(v) for v in sums) if taps == 1 else sum(map(d.extent, sums)))
     n = d.extent(cols)
     present = [v for v in rows if d.has(v)]
-    extents = [d.extent(v) for v in present]
-    tile = register_tile(math.prod(extents), n, depth, target)
-    shape: tuple[int, ...] = ()
-    if len(present) == 2:
-        tile = map_tile(extents, n, depth, target, tile)
-        shape = spatial_tile(extents[0], extents[1], tile.rows)
-    elif present:
-        shape = (min(tile.rows, extents[0]),)
-    nr = tile.vectors * width
+    nr = tiling.vectors * width
     if weights is not None:
         buffer, along, rest = weights
         span = nr if group == 1 or n % nr == 0 else n
@@ -129,7 +245,7 @@ def _tile(
         d.do("pack", buffer, dims)
     inner: list[str] = []
     outer: list[str] = []
-    for var, size in zip(present, shape, strict=True):
+    for var, size in zip(present, tiling.shape, strict=True):
         if size == 1:
             outer.append(var)
         elif size < d.extent(var):
@@ -142,7 +258,7 @@ def _tile(
     lane = cols
     if n > nr:
         d.do("split", cols, nr, f"{cols}o", f"{cols}t")
-        outer.insert(0, f"{cols}o")
+        outer.insert(_panel_loop(d, tiling.band, outer), f"{cols}o")
         lane = f"{cols}t"
     if min(n, nr) > width:
         d.do("split", lane, width, f"{cols}v", f"{cols}l")
@@ -152,10 +268,37 @@ def _tile(
     d.do("reorder", [*head, *outer, *nest])
     d.do("stage", nest)
     if taps == 1 and sums:
+        sums = _spell_out(d, sums, tiling.steps)
         d.do("reorder", [*sums, *nest])
     else:
         for v in sums:
             d.do("reorder", [v, *nest])
+    if tiling.steps > 1:
+        d.do("unroll", sums[-1])
     for v in inner:
         d.do("unroll", v)
     d.do("vectorize", lane)
+
+
+def _panel_loop(d: Draft, band: int, outer: list[str]) -> int:
+    """Where the loop over panels goes among the outer loops; splits the first of them into bands."""
+    if band == 0 or not outer:
+        return 0
+    if band > 1 and band < d.extent(outer[0]):
+        first = outer[0]
+        d.do("split", first, band, f"{first}b", f"{first}s")
+        outer[:1] = [f"{first}b", f"{first}s"]
+    elif band > 1:
+        return 0
+    return 1
+
+
+def _spell_out(d: Draft, sums: list[str], steps: int) -> list[str]:
+    """Split the innermost sum so that its last loop has `steps` iterations, where that comes out even."""
+    n = d.extent(sums[-1])
+    if steps == 1 or n == steps:
+        return sums
+    if n % steps:
+        raise ScheduleError(f"{steps} steps do not divide the {n} of `{sums[-1]}`")
+    d.do("split", sums[-1], steps, f"{sums[-1]}o", f"{sums[-1]}u")
+    return [*sums[:-1], f"{sums[-1]}o", f"{sums[-1]}u"]

@@ -93,3 +93,18 @@ def map_tile(extents: list[int], n: int, depth: int, target: Target, tile: Tile)
         if cost < best_cost * 0.999:
             best, best_cost = Tile(most, vectors, cost), cost
     return best
+
+
+def tiling_cycles(
+    extents: list[int], shape: tuple[int, ...], cols: int, vectors: int, depth: int, target: Target
+) -> float:
+    """Modelled cycles of a whole product with tiles of `shape` pixels and `vectors` vectors."""
+    width = target.lanes(4)
+    blocks: list[tuple[int, int]] = [(1, 1)]
+    for n, size in zip(extents, shape, strict=True):
+        blocks = [(c * k, s * r) for c, s in blocks for k, r in pieces(n, size)]
+    cost = 0.0
+    for count, pixels in blocks:
+        for panels, inside in pieces(math.ceil(cols / width), vectors):
+            cost += count * panels * _tile_cycles(pixels, inside, depth, target)
+    return cost
