@@ -196,7 +196,8 @@ class _Assembler:
                     r, self.place.elements(r) * self.g.types[r].dtype.bytes, first[r], last[r]
                 )
                 for r in first
-            ]
+            ],
+            self.target.align,
         )
 
     def root_places(self, plan: MemoryPlan) -> dict[str, Place]:
@@ -215,7 +216,7 @@ class _Assembler:
                 array = pack_array(array, pack)
             data = np.ascontiguousarray(array).tobytes()
             if data not in self.weight_by_bytes:
-                self.weights.extend(b"\0" * (-len(self.weights) % 64))
+                self.weights.extend(b"\0" * (-len(self.weights) % self.target.align))
                 self.weight_by_bytes[data] = len(self.weights)
                 self.weights.extend(data)
             self.weight_at[key] = self.weight_by_bytes[data]

@@ -1,7 +1,7 @@
 """Index forms and memory addresses as LLVM instructions.
 
-In: index forms (`core.index`) at a point of a kernel, and buffers with strides. Out: i64 operands and
-pointers. Invariant: the variable part of an address is computed once per point and shared by its
+In: index forms (`core.index`) at a point of a kernel, and buffers with strides. Out: operands as
+wide as a pointer, and pointers. Invariant: the variable part of an address is computed once per point and shared by its
 neighbours; the constant part is added last, where x86 and ARM fold it into the access.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tilewright.codegen import values
 from tilewright.codegen.values import Value, memory_type
-from tilewright.core.dtypes import I64, DType
+from tilewright.core.dtypes import I32, I64, DType
 from tilewright.core.index import (
     Atom,
     Extremum,
@@ -52,7 +52,7 @@ class Scope:
     """What is known at the current point; copied on entry to a block."""
 
     index: dict[str, Ix] = field(default_factory=dict[str, Ix])  # variable -> constant or itself
-    ssa: dict[str, str] = field(default_factory=dict[str, str])  # variable -> i64 SSA name
+    ssa: dict[str, str] = field(default_factory=dict[str, str])  # variable -> SSA name
     lanes: dict[str, Value] = field(default_factory=dict[str, Value])  # per-lane index variables
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     refs: dict[str, Value] = field(default_factory=dict[str, Value])
@@ -68,20 +68,22 @@ class Scope:
 class Addressing(values.Builder):
     """Adds scopes, index arithmetic and addresses to the instruction builder."""
 
-    def __init__(self) -> None:
+    def __init__(self, pointer_bytes: int = 8) -> None:
         super().__init__()
+        self.index_type = I64 if pointer_bytes == 8 else I32
+        self.word = self.index_type.name
         self.slots: dict[str, Slot] = {}
         self.vector: Vector | None = None
         self.scope = Scope()
 
     def index(self, form: Ix) -> str:
-        """An index form as an i64 operand (constant or SSA name)."""
+        """An index form as an operand as wide as a pointer (constant or SSA name)."""
         form = substitute(form, self.scope.index)
         if form.is_const:
             return str(form.const)
         out = self.linear(form.terms)
         if form.const:
-            out = self.op(f"add nsw i64 {out}, {form.const}")
+            out = self.op(f"add nsw {self.word} {out}, {form.const}")
         return out
 
     def linear(self, terms: tuple[tuple[Atom, int], ...]) -> str:
@@ -91,8 +93,8 @@ class Addressing(values.Builder):
         total = ""
         for atom, coef in terms:
             v = self.atom(atom)
-            term = v if coef == 1 else self.op(f"mul nsw i64 {v}, {coef}")
-            total = term if not total else self.op(f"add nsw i64 {total}, {term}")
+            term = v if coef == 1 else self.op(f"mul nsw {self.word} {v}, {coef}")
+            total = term if not total else self.op(f"add nsw {self.word} {total}, {term}")
         self.scope.cache[key] = total
         return total
 
@@ -101,26 +103,27 @@ class Addressing(values.Builder):
             return self.scope.ssa[atom]
         if atom in self.scope.cache:
             return self.scope.cache[atom]
+        w = self.word
         match atom:
             case FloorDiv(num, den) | Mod(num, den):
                 a = self.index(num)
                 lo, _ = bounds(num, self.scope.ranges)
                 div = isinstance(atom, FloorDiv)
                 if lo is not None and lo >= 0:
-                    out = self.op(f"{'udiv' if div else 'urem'} i64 {a}, {den}")
+                    out = self.op(f"{'udiv' if div else 'urem'} {self.word} {a}, {den}")
                 else:  # floor semantics for negatives
-                    r = self.op(f"srem i64 {a}, {den}")
-                    neg = self.op(f"icmp slt i64 {r}, 0")
+                    r = self.op(f"srem {self.word} {a}, {den}")
+                    neg = self.op(f"icmp slt {self.word} {r}, 0")
                     if div:
-                        q = self.op(f"sdiv i64 {a}, {den}")
-                        out = self.op(f"sub i64 {q}, {self.op(f'zext i1 {neg} to i64')}")
+                        q = self.op(f"sdiv {self.word} {a}, {den}")
+                        out = self.op(f"sub {self.word} {q}, {self.op(f'zext i1 {neg} to {self.word}')}")
                     else:
-                        up = self.op(f"add i64 {r}, {den}")
-                        out = self.op(f"select i1 {neg}, i64 {up}, i64 {r}")
+                        up = self.op(f"add {self.word} {r}, {den}")
+                        out = self.op(f"select i1 {neg}, {self.word} {up}, {self.word} {r}")
             case Extremum(op, x, y):
                 a, b = self.index(x), self.index(y)
-                out = self.op(f"call i64 @llvm.s{op}.i64(i64 {a}, i64 {b})")
-                self.declare(f"declare i64 @llvm.s{op}.i64(i64, i64)")
+                out = self.op(f"call {w} @llvm.s{op}.{w}({w} {a}, {w} {b})")
+                self.declare(f"declare {w} @llvm.s{op}.{w}({w}, {w})")
         self.scope.cache[atom] = out
         return out
 
@@ -144,11 +147,11 @@ class Addressing(values.Builder):
                 variable = self.linear(offset.terms)
                 kind = memory_type(slot.buffer.dtype)
                 self.scope.cache[key] = self.op(
-                    f"getelementptr inbounds {kind}, ptr {base}, i64 {variable}"
+                    f"getelementptr inbounds {kind}, ptr {base}, {self.word} {variable}"
                 )
             base = self.scope.cache[key]
         if offset.const:
-            return self.op(f"getelementptr i8, ptr {base}, i64 {offset.const * size}")
+            return self.op(f"getelementptr i8, ptr {base}, {self.word} {offset.const * size}")
         return base
 
     def lane_names(self, form: Ix) -> set[str]:
@@ -189,15 +192,15 @@ class Addressing(values.Builder):
         form = substitute(form, self.scope.index)
         varying = self.lane_names(form)
         if not varying:
-            return self.cast(Value(self.index(form), I64, 1), dtype)
+            return self.cast(Value(self.index(form), self.index_type, 1), dtype)
         vec = self.vector
         assert vec is not None
         coef = coefficient(form, vec.var) if varying == {vec.var} else None
         if coef is None:
             lanes = [self.index(self.lane_offset(form, i)) for i in range(vec.active)]
-            wide = self.pack_lanes([Value(s, I64, 1) for s in lanes], vec.lanes)
+            wide = self.pack_lanes([Value(s, self.index_type, 1) for s in lanes], vec.lanes)
             return self.cast(wide, dtype)
-        base = self.splat(Value(self.index(substitute(form, {vec.var: Ix(0)})), I64, 1), vec.lanes)
-        ramp = ", ".join(f"i64 {i * coef}" for i in range(vec.lanes))
+        base = self.splat(Value(self.index(substitute(form, {vec.var: Ix(0)})), self.index_type, 1), vec.lanes)
+        ramp = ", ".join(f"{self.word} {i * coef}" for i in range(vec.lanes))
         out = self.op(f"add {base.type} {base.ssa}, <{ramp}>")
-        return self.cast(Value(out, I64, vec.lanes), dtype)
+        return self.cast(Value(out, self.index_type, vec.lanes), dtype)

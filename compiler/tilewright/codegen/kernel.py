@@ -69,7 +69,7 @@ def parallel_extent(kernel: Kernel) -> int:
 
 
 def emit_kernel(kernel: Kernel, target: Target) -> tuple[str, list[str]]:
-    """LLVM IR of `kernel` as an internal function `(pointers..., i64 begin, i64 end)`.
+    """LLVM IR of `kernel` as an internal function `(pointers..., begin, end)`.
 
     Returns the function's text and the declarations it needs. Raises `IRError` for what the loop
     passes should have removed (unexpanded math, vector loops of unknown extent).
@@ -80,7 +80,7 @@ def emit_kernel(kernel: Kernel, target: Target) -> tuple[str, list[str]]:
 
 class _Emitter(Addressing):
     def __init__(self, kernel: Kernel, target: Target) -> None:
-        super().__init__()
+        super().__init__(target.pointer_bytes)
         self.kernel = kernel
         self.target = target
         self.entry: list[str] = []
@@ -102,7 +102,7 @@ class _Emitter(Addressing):
                 f"ptr noalias nonnull {access} align {b.dtype.bytes} "
                 f"dereferenceable({span * b.dtype.bytes}) %{b.name}"
             )
-        params += ["i64 %begin", "i64 %end"]
+        params += [f"{self.word} %begin", f"{self.word} %end"]
         loop = parallel_loop(self.kernel)
         if loop is not None:
             self.serial(loop, "%begin", "%end")
@@ -146,6 +146,7 @@ class _Emitter(Addressing):
         if bound is None:
             return
         self.scope.ranges[name] = bound
+        value = self.cast(value, self.index_type)
         if value.lanes == 1:
             self.scope.ssa[name] = value.ssa
         else:
@@ -167,7 +168,7 @@ class _Emitter(Addressing):
             )
         ptr = self.fresh(buffer.name)
         kind = memory_type(buffer.dtype)
-        self.entry.append(f"  {ptr} = alloca [{size} x {kind}], align 64")
+        self.entry.append(f"  {ptr} = alloca [{size} x {kind}], align {self.target.align}")
         self.slots[buffer.name] = Slot(buffer, ptr, tuple(strides), True, size)
 
     def branch(self, cond: Expr, then: Block, orelse: Block) -> None:
@@ -232,7 +233,7 @@ class _Emitter(Addressing):
             self.emit(f"br label %{head}")
         else:
             guard = self.fresh("run")
-            self.emit(f"{guard} = icmp slt i64 {begin}, {end}")
+            self.emit(f"{guard} = icmp slt {self.word} {begin}, {end}")
             self.emit(f"br i1 {guard}, label %{head}, label %{exit_}")
         self.begin(head)
         self.emit(f"br label %{body}")
@@ -250,9 +251,9 @@ class _Emitter(Addressing):
         latch = self.label("latch")
         self.emit(f"br label %{latch}")
         self.begin(latch)
-        self.lines.insert(at, f"  {i} = phi i64 [ {begin}, %{head} ], [ {nxt}, %{latch} ]")
-        self.emit(f"{nxt} = add nuw nsw i64 {i}, 1")
-        self.emit(f"{more} = icmp slt i64 {nxt}, {end}")
+        self.lines.insert(at, f"  {i} = phi {self.word} [ {begin}, %{head} ], [ {nxt}, %{latch} ]")
+        self.emit(f"{nxt} = add nuw nsw {self.word} {i}, 1")
+        self.emit(f"{more} = icmp slt {self.word} {nxt}, {end}")
         self.emit(f"br i1 {more}, label %{body}, label %{exit_}, !llvm.loop !0")
         self.begin(exit_)
 

@@ -34,7 +34,7 @@ def _machine(target: Target, jit: bool = False) -> llvm.TargetMachine:
         cpu=target.cpu,
         features=target.features,
         opt=3,
-        reloc="default" if jit else "pic",
+        reloc="default" if jit else "static" if target.board else "pic",
         codemodel="jitdefault" if jit else "default",
         jit=jit,
     )
@@ -75,10 +75,12 @@ def to_object(text: str, target: Target, weights: bytes | memoryview = b"") -> b
 
 
 def _section(elf: bytearray, name: str) -> tuple[int, int]:
-    """File offset and size of a section of a little-endian ELF64 object."""
-    (table,) = struct.unpack_from("<Q", elf, 0x28)
-    entry, count, names = struct.unpack_from("<HHH", elf, 0x3A)
-    headers = [struct.unpack_from("<IIQQQQIIQQ", elf, table + i * entry) for i in range(count)]
+    """File offset and size of a section of a little-endian ELF object of 32 or 64 bits."""
+    wide = elf[4] == 2
+    (table,) = struct.unpack_from("<Q", elf, 0x28) if wide else struct.unpack_from("<I", elf, 0x20)
+    entry, count, names = struct.unpack_from("<HHH", elf, 0x3A if wide else 0x2E)
+    form = "<IIQQQQIIQQ" if wide else "<10I"
+    headers = [struct.unpack_from(form, elf, table + i * entry) for i in range(count)]
     strings = headers[names][4]
     for h in headers:
         start = strings + h[0]

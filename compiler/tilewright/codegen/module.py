@@ -9,6 +9,7 @@ Calling convention of the result (see `runtime/tilewright.h`):
     i32 NAME_run_parallel(inputs, outputs, arena, parallel)
     i32 NAME_main(inputs, outputs, arena, weights, parallel)     what the in-process JIT calls
     void NAME_step<i>(context, begin, end)                       context = {inputs, outputs, arena, weights}
+begin, end and the context's fields are as wide as a pointer. Boards have one thread: no `run_parallel`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class ModulePlan:
     weights_bytes: int
 
 
-_FIELDS: dict[str, int] = {"input": 0, "output": 8, "arena": 16, "weights": 24}
+#: Order of the pointers in a step's context.
+_FIELDS: tuple[Base, ...] = ("input", "output", "arena", "weights")
 
 
 def emit_module(plan: ModulePlan, with_weights: bool) -> str:
@@ -67,13 +69,13 @@ def emit_module(plan: ModulePlan, with_weights: bool) -> str:
         text, needs = emit_kernel(kernel, plan.target)
         functions.append(text)
         declarations.update(dict.fromkeys(needs))
-    thunks = [_thunk(plan.name, i, call) for i, call in enumerate(plan.calls)]
+    thunks = [_thunk(plan, i, call) for i, call in enumerate(plan.calls)]
     parts = [
         f'target triple = "{plan.target.triple}"',
         *declarations,
         *functions,
         *thunks,
-        _DISPATCH,
+        *([] if plan.target.board else [_DISPATCH]),
         _main(plan),
     ]
     if with_weights:
@@ -94,28 +96,36 @@ def _cpu_attributes(target: Target) -> str:
     )
 
 
-def _thunk(name: str, i: int, call: CallSite) -> str:
+def _word(target: Target) -> str:
+    """The integer as wide as a pointer."""
+    return f"i{8 * target.pointer_bytes}"
+
+
+def _thunk(plan: ModulePlan, i: int, call: CallSite) -> str:
     """`void NAME_step<i>(context, begin, end)`: finds the arguments and calls the kernel."""
-    lines = [f"define hidden void @{name}_step{i}(ptr %context, i64 %begin, i64 %end) #0 {{"]
+    word, size = _word(plan.target), plan.target.pointer_bytes
+    lines = [
+        f"define hidden void @{plan.name}_step{i}(ptr %context, {word} %begin, {word} %end) #0 {{"
+    ]
     bases: dict[tuple[str, int], str] = {}
     args: list[str] = []
     for k, place in enumerate(call.places):
         key = (place.base, place.number)
         if key not in bases:
-            at = f"%b{k}"
-            lines.append(f"  {at}.f = getelementptr i8, ptr %context, i64 {_FIELDS[place.base]}")
-            lines.append(f"  {at} = load ptr, ptr {at}.f, align 8")
+            at, field = f"%b{k}", _FIELDS.index(place.base) * size
+            lines.append(f"  {at}.f = getelementptr i8, ptr %context, {word} {field}")
+            lines.append(f"  {at} = load ptr, ptr {at}.f, align {size}")
             if place.base in ("input", "output"):
-                lines.append(f"  {at}.t = getelementptr ptr, ptr {at}, i64 {place.number}")
-                lines.append(f"  {at}.p = load ptr, ptr {at}.t, align 8")
+                lines.append(f"  {at}.t = getelementptr ptr, ptr {at}, {word} {place.number}")
+                lines.append(f"  {at}.p = load ptr, ptr {at}.t, align {size}")
                 at += ".p"
             bases[key] = at
         ptr = bases[key]
         if place.offset:
-            lines.append(f"  %a{k} = getelementptr i8, ptr {ptr}, i64 {place.offset}")
+            lines.append(f"  %a{k} = getelementptr i8, ptr {ptr}, {word} {place.offset}")
             ptr = f"%a{k}"
         args.append(f"ptr {ptr}")
-    args += ["i64 %begin", "i64 %end"]
+    args += [f"{word} %begin", f"{word} %end"]
     lines.append(f"  call void @{call.kernel}({', '.join(args)})")
     lines += ["  ret void", "}"]
     return "\n".join(lines)
@@ -141,49 +151,52 @@ shared:
 
 def _main(plan: ModulePlan) -> str:
     """Checks the arena's alignment, then runs every step in order."""
-    n = plan.name
+    n, word, size = plan.name, _word(plan.target), plan.target.pointer_bytes
     lines = [
         f"define hidden i32 @{n}_main(ptr %inputs, ptr %outputs, ptr %arena, ptr %weights, "
         "ptr %parallel) #0 {",
         "entry:",
-        "  %bits = ptrtoint ptr %arena to i64",
-        "  %low = and i64 %bits, 63",
-        "  %bad = icmp ne i64 %low, 0",
+        f"  %bits = ptrtoint ptr %arena to {word}",
+        f"  %low = and {word} %bits, {plan.target.align - 1}",
+        f"  %bad = icmp ne {word} %low, 0",
         "  br i1 %bad, label %refuse, label %go",
         "refuse:",
         "  ret i32 1",
         "go:",
-        "  %context = alloca [4 x ptr], align 16",
+        f"  %context = alloca [4 x ptr], align {2 * size}",
     ]
-    for field, offset in (("inputs", 0), ("outputs", 8), ("arena", 16), ("weights", 24)):
-        lines.append(f"  %f.{field} = getelementptr i8, ptr %context, i64 {offset}")
-        lines.append(f"  store ptr %{field}, ptr %f.{field}, align 8")
+    for i, value in enumerate(("inputs", "outputs", "arena", "weights")):
+        lines.append(f"  %f.{value} = getelementptr i8, ptr %context, {word} {i * size}")
+        lines.append(f"  store ptr %{value}, ptr %f.{value}, align {size}")
     for i, call in enumerate(plan.calls):
         task = f"@{n}_step{i}"
-        if call.threaded and call.count > 1:
+        if call.threaded and call.count > 1 and not plan.target.board:
             lines.append(
                 f"  call void @tilewright_dispatch(ptr %parallel, ptr {task}, ptr %context, "
                 f"i64 {call.count})"
             )
         else:
-            lines.append(f"  call void {task}(ptr %context, i64 0, i64 {call.count})")
+            lines.append(f"  call void {task}(ptr %context, {word} 0, {word} {call.count})")
     lines += ["  ret i32 0", "}"]
     return "\n".join(lines)
 
 
 def _entry_points(plan: ModulePlan) -> str:
+    """`NAME_run`, `NAME_run_parallel` where there are threads, and the weights."""
     n = plan.name
-    size = max(plan.weights_bytes, 64)
+    size = max(plan.weights_bytes, plan.target.align)
     # `externally_initialized`: the zeros are a placeholder, the optimiser must not fold them.
-    return f"""\
-@{n}_weights = hidden externally_initialized constant [{size} x i8] zeroinitializer, section "{WEIGHTS_SECTION}", align 64
-
-define i32 @{n}_run(ptr %inputs, ptr %outputs, ptr %arena) #0 {{
-  %r = call i32 @{n}_main(ptr %inputs, ptr %outputs, ptr %arena, ptr @{n}_weights, ptr null)
-  ret i32 %r
-}}
-
-define i32 @{n}_run_parallel(ptr %inputs, ptr %outputs, ptr %arena, ptr %parallel) #0 {{
-  %r = call i32 @{n}_main(ptr %inputs, ptr %outputs, ptr %arena, ptr @{n}_weights, ptr %parallel)
-  ret i32 %r
-}}"""
+    parts = [
+        f"@{n}_weights = hidden externally_initialized constant [{size} x i8] zeroinitializer, "
+        f'section "{WEIGHTS_SECTION}", align {plan.target.align}'
+    ]
+    for entry, parallel in ((f"{n}_run", "null"), (f"{n}_run_parallel", "%parallel")):
+        more = "" if parallel == "null" else ", ptr %parallel"
+        if more and plan.target.board:
+            continue
+        parts.append(
+            f"define i32 @{entry}(ptr %inputs, ptr %outputs, ptr %arena{more}) #0 {{\n"
+            f"  %r = call i32 @{n}_main(ptr %inputs, ptr %outputs, ptr %arena, ptr @{n}_weights, "
+            f"ptr {parallel})\n  ret i32 %r\n}}"
+        )
+    return "\n\n".join(parts)

@@ -95,6 +95,11 @@ class Target:
         """Which kind of schedule fits: `simd`, `mcu` (a microcontroller) or `cuda`."""
         return "cuda" if self.gpu else "mcu" if self.board else "simd"
 
+    @property
+    def align(self) -> int:
+        """Bytes to which the arena, the weights and everything in them are aligned."""
+        return 16 if self.board else 64
+
     def lanes(self, element_bytes: int) -> int:
         """Elements per vector register."""
         return max(1, self.vector_bytes // element_bytes)

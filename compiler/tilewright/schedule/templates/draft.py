@@ -73,7 +73,7 @@ def parallelize_outer(d: Draft, work: int) -> None:
 
 def vectorize_pass(d: Draft, var: str, width: int) -> None:
     n = d.extent(var)
-    if n <= 1:
+    if n <= 1 or width == 1:
         return
     if n <= width:
         d.try_("vectorize", var)
