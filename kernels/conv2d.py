@@ -24,7 +24,7 @@ from tilewright.loop.builder import KernelBuilder, add, cast, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates import convolution
+from tilewright.schedule.templates import convolution, convolution_space
 from tilewright.schedule.trace import Trace
 
 
@@ -213,6 +213,7 @@ OPERATORS = [
         optional_attrs={"pad_value": int},
         lower=_lower,
         schedule=_schedule,
+        space=convolution_space,
         wishes=_wishes,
         samples=_samples,
         flops=_flops,

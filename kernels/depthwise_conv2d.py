@@ -20,7 +20,7 @@ from tilewright.loop.builder import KernelBuilder, add, cast, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates import depthwise
+from tilewright.schedule.templates import depthwise, depthwise_space
 from tilewright.schedule.trace import Trace
 
 
@@ -139,6 +139,7 @@ OPERATORS = [
         optional_attrs={"pad_value": int},
         lower=_lower,
         schedule=_schedule,
+        space=depthwise_space,
         wishes=_wishes,
         samples=_samples,
         flops=_flops,

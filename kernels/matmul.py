@@ -20,7 +20,7 @@ from tilewright.loop.builder import KernelBuilder, Reader, add, cast, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates import product
+from tilewright.schedule.templates import product, product_space
 from tilewright.schedule.trace import Trace
 
 
@@ -181,6 +181,7 @@ OPERATORS = [
         reference=_reference,
         lower=_lower,
         schedule=_schedule,
+        space=product_space,
         wishes=_wishes,
         samples=_samples,
         flops=_flops,

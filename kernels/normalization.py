@@ -23,7 +23,7 @@ from tilewright.loop.builder import KernelBuilder, Local, Reader, add, const, fm
 from tilewright.loop.ir import Expr, Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates import row_reduction
+from tilewright.schedule.templates import row_reduction, rows_space
 from tilewright.schedule.trace import Trace
 
 
@@ -298,7 +298,7 @@ OPERATORS = [
     ),
     Operator(
         name="layer_norm", trait="reduction", infer=_layer_infer, reference=_layer_reference,
-        attrs={"axis": int, "epsilon": (int, float)}, lower=_layer_lower, schedule=_schedule,
+        attrs={"axis": int, "epsilon": (int, float)}, lower=_layer_lower, schedule=_schedule, space=rows_space,
         wishes=_layer_wishes, samples=_layer_samples, flops=_flops, depth=_depth,
         onnx={"LayerNormalization": _import_layer},
         doc="normalisation over the dims from `axis` on",
@@ -306,7 +306,7 @@ OPERATORS = [
     Operator(
         name="instance_norm", trait="reduction", infer=_instance_infer,
         reference=_instance_reference, attrs={"epsilon": (int, float)}, lower=_instance_lower,
-        schedule=_schedule, samples=_instance_samples, flops=_flops, depth=_depth,
+        schedule=_schedule, space=rows_space, samples=_instance_samples, flops=_flops, depth=_depth,
         onnx={"InstanceNormalization": _import_instance, "GroupNormalization": _import_group},
         doc="normalisation over the spatial dims of each channel",
     ),

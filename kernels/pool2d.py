@@ -22,7 +22,7 @@ from tilewright.loop.builder import KernelBuilder, add, const, div, from_index, 
 from tilewright.loop.ir import Expr, Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates import depthwise
+from tilewright.schedule.templates import depthwise, depthwise_space
 from tilewright.schedule.trace import Trace
 
 
@@ -260,14 +260,14 @@ _ATTRS = {"kernel": tuple, "strides": tuple, "pads": tuple, "dilations": tuple}
 OPERATORS = [
     Operator(
         name="max_pool2d", trait="reduction", infer=_infer, reference=_max_reference, attrs=_ATTRS,
-        lower=lambda k, attrs: _lower(k, attrs, average=False), schedule=_schedule,
+        lower=lambda k, attrs: _lower(k, attrs, average=False), schedule=_schedule, space=depthwise_space,
         wishes=_max_wishes, samples=_samples(False), flops=_flops, onnx={"MaxPool": _import_max},
         doc="largest value of each window; pads are (top, left, bottom, right)",
     ),
     Operator(
         name="avg_pool2d", trait="reduction", infer=_infer, reference=_avg_reference,
         attrs={**_ATTRS, "count_include_pad": bool},
-        lower=lambda k, attrs: _lower(k, attrs, average=True), schedule=_schedule,
+        lower=lambda k, attrs: _lower(k, attrs, average=True), schedule=_schedule, space=depthwise_space,
         wishes=lambda types, attrs: _wishes(types, attrs, 0.0), samples=_samples(True),
         flops=_flops, depth=_depth, onnx={"AveragePool": _import_avg, "LpPool": _import_lp},
         doc="mean of each window; pads are (top, left, bottom, right)",

@@ -22,7 +22,7 @@ from tilewright.loop.builder import KernelBuilder, binary, cast, const, div, mul
 from tilewright.loop.ir import BinaryOp, Expr, Kernel
 from tilewright.registry import ImportNode, Operator, Sample
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates import reduction
+from tilewright.schedule.templates import reduction, reduction_space
 from tilewright.schedule.trace import Trace
 
 #: operator -> (combining op, NumPy reduction)
@@ -259,6 +259,7 @@ OPERATORS = [
         optional_attrs={"to": str},
         lower=_lower(name),
         schedule=_schedule,
+        space=reduction_space,
         samples=_samples,
         flops=_flops,
         depth=_depth,

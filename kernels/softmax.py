@@ -19,7 +19,7 @@ from tilewright.loop.builder import KernelBuilder, add, const, div, maximum, mul
 from tilewright.loop.ir import Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates import passes
+from tilewright.schedule.templates import passes, rows_space
 from tilewright.schedule.trace import Trace
 
 
@@ -139,6 +139,7 @@ OPERATORS = [
         attrs={"axis": int},
         lower=_lower(log),
         schedule=_schedule,
+        space=rows_space,
         wishes=_wishes,
         samples=_samples,
         flops=_flops,

@@ -27,7 +27,7 @@ from tilewright.loop.builder import KernelBuilder, Reader, add, const, fma, mul,
 from tilewright.loop.ir import Expr, Kernel
 from tilewright.registry import LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates import injective
+from tilewright.schedule.templates import injective, injective_space
 from tilewright.schedule.trace import Trace
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -334,6 +334,7 @@ OPERATORS = [
         attrs={"tile": int, "size": tuple, "pads": tuple},
         lower=_input_lower,
         schedule=_schedule,
+        space=injective_space,
         wishes=_input_wishes,
         samples=_samples,
         depth=_depth,
@@ -347,6 +348,7 @@ OPERATORS = [
         attrs={"tile": int, "size": tuple},
         lower=_output_lower,
         schedule=_schedule,
+        space=injective_space,
         wishes=_output_wishes,
         samples=_output_samples,
         depth=_depth,

@@ -23,6 +23,7 @@ from tilewright.errors import TilewrightError
 from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr, Kernel
+from tilewright.schedule.space import Space
 from tilewright.schedule.target import Target
 from tilewright.schedule.trace import Trace
 
@@ -136,6 +137,8 @@ class Operator:
     compute    injective operators: the element of output 0 at an index, as an expression of inputs
     lower      other operators: plain loops through a `KernelBuilder`, no tiling and no vectors
     schedule   (unscheduled kernel, target) -> the default trace for that target
+    space      (unscheduled kernel, target) -> all schedules a tuner may try, whose default is that of
+               `schedule`; None where there is only the default
     view       views: (input type, input strides, attrs, output type) -> StridedView, or None when
                the view needs a copy for these strides
     wishes     (input types, attrs) -> what the operator wants of its operands' memory
@@ -158,6 +161,7 @@ class Operator:
     ) = None
     lower: Callable[[KernelBuilder, Attrs], None] | None = None
     schedule: Callable[[Kernel, Target], Trace] | None = None
+    space: Callable[[Kernel, Target], Space | None] | None = None
     view: Callable[[TensorType, Shape, Attrs, TensorType], StridedView | None] | None = None
     wishes: Callable[[Sequence[TensorType | None], Attrs], LayoutWish] | None = None
     samples: Callable[[np.random.Generator], Iterator[Sample]] | None = None

@@ -4,21 +4,41 @@ In: an unscheduled kernel and a `Target`. Out: a trace. Invariant: every number 
 target file and the kernel's own extents; a default is always legal, whatever the shapes.
 """
 
-from tilewright.schedule.templates.channelwise import channelwise, depthwise
-from tilewright.schedule.templates.contraction import contraction, convolution, phases, product
-from tilewright.schedule.templates.injective import injective
-from tilewright.schedule.templates.rows import column_reduction, passes, reduction, row_reduction
+from tilewright.schedule.templates.channelwise import channelwise, depthwise, depthwise_space
+from tilewright.schedule.templates.contraction import (
+    contraction,
+    convolution,
+    convolution_space,
+    phases,
+    product,
+    product_space,
+)
+from tilewright.schedule.templates.injective import injective, injective_space
+from tilewright.schedule.templates.rows import (
+    column_reduction,
+    passes,
+    reduction,
+    reduction_space,
+    row_reduction,
+    rows_space,
+)
 
 __all__ = [
     "channelwise",
     "column_reduction",
     "contraction",
     "convolution",
+    "convolution_space",
     "depthwise",
+    "depthwise_space",
     "injective",
+    "injective_space",
     "passes",
     "phases",
     "product",
+    "product_space",
     "reduction",
+    "reduction_space",
     "row_reduction",
+    "rows_space",
 ]

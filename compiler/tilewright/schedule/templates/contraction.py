@@ -37,9 +37,7 @@ def product_space(kernel: Kernel, target: Target) -> Space | None:
     """The schedules of a matrix product; None where another template than ours applies."""
     if target.family != "simd" or "n" not in loops(kernel.body):
         return None
-    return contraction_space(
-        kernel, target, ["m"], "n", ["k"], weights_of(kernel, "n", ["k"])
-    )
+    return contraction_space(kernel, target, ["m"], "n", ["k"], weights_of(kernel, "n", ["k"]))
 
 
 def convolution_space(kernel: Kernel, target: Target) -> Space | None:
@@ -196,7 +194,9 @@ def contraction_space(
     }
     params["vectors"] = upto(max(1, math.ceil(n / min(width, 4))), *range(1, 9))
     params["lanes"] = tuple(w for w in (width, width // 2, width // 4) if w >= 4) or (width,)
-    params["band"] = upto(math.ceil(extents[0] / start.shape[0]), 0, 1, 2, 4, 8) if extents else (0,)
+    params["band"] = (
+        upto(math.ceil(extents[0] / start.shape[0]), 0, 1, 2, 4, 8) if extents else (0,)
+    )
     params["steps"] = upto(sums[-1], 1, 2, 4, 8) if sums else (1,)
     default: dict[str, Value] = {f"tile{i}": s for i, s in enumerate(start.shape)}
     default.update(vectors=start.vectors, lanes=start.lanes, band=0, steps=1)

@@ -1,14 +1,15 @@
 """Elementwise work and data movement.
 
 In: an unscheduled kernel, one perfect nest per output piece. Out: a trace that fuses what is contiguous
-and vectorises the innermost loop.
+and vectorises the innermost loop, or the space of such traces, of which the default is one point.
 """
 
 from __future__ import annotations
 
 from tilewright.core.index import FloorDiv, Ix, Mod, simplify
-from tilewright.loop.ir import For, Kernel
-from tilewright.loop.rewrite import accesses, expressions, loads, loops
+from tilewright.loop.ir import For, Kernel, Let
+from tilewright.loop.rewrite import accesses, expressions, loads, loops, walk
+from tilewright.schedule.space import Choice, Space, Value
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.draft import (
     Draft,
@@ -22,11 +23,44 @@ from tilewright.schedule.trace import Trace
 
 def injective(kernel: Kernel, target: Target) -> Trace:
     """Elementwise work and data movement: fuse what is contiguous, vectors along the innermost loop."""
+    return _injective(kernel, target, -1, 1, 1)
+
+
+def injective_space(kernel: Kernel, target: Target) -> Space | None:
+    """Which loop runs along the lanes, how long vectors are and how many are spelled out in a row.
+
+    None where indices depend on data, which a tuner could not make up.
+    """
+    if target.family != "simd" or any(
+        isinstance(s, Let) and s.range is not None for s in walk(kernel.body)
+    ):
+        return None
+    tops = [s for s in kernel.body if isinstance(s, For)]
+    depth = len(_perfect_nest(tops[0])) if len(tops) == 1 else 1
+    params: dict[str, tuple[Value, ...]] = {
+        "lane": tuple(range(-1, -min(depth, 4) - 1, -1)),
+        "parts": (1, 2, 4),
+        "vectors": (1, 2, 4),
+    }
+
+    def build(choice: Choice) -> Trace:
+        lane, parts, vectors = (int(choice[k]) for k in ("lane", "parts", "vectors"))
+        return _injective(kernel, target, lane, parts, vectors)
+
+    return Space("injective", params, {"lane": -1, "parts": 1, "vectors": 1}, build)
+
+
+def _injective(kernel: Kernel, target: Target, lane: int, parts: int, vectors: int) -> Trace:
+    """`lane`: position of the loop along the vectors (-1: the innermost, after fusing); vectors have
+    the full width divided by `parts`; `vectors` of them are spelled out."""
     d = Draft(kernel)
-    width = _narrowest_width(kernel, target)
+    width = max(1, _narrowest_width(kernel, target) // parts)
     for top in [s for s in kernel.body if isinstance(s, For)]:
         names = _perfect_nest(top)
-        while len(names) >= 2:
+        if names and lane != -1:
+            names.append(names.pop(lane))
+            d.do("reorder", names)
+        while len(names) >= 2 and lane == -1:
             outer, inner = names[-2], names[-1]
             saved = (d.kernel, list(d.steps))
             if d.try_("fuse", outer, inner, f"{outer}_{inner}") and _linear(d.kernel):
@@ -34,7 +68,13 @@ def injective(kernel: Kernel, target: Target) -> Trace:
                 continue
             d.kernel, d.steps = saved
             break
-        if names:
+        if names and vectors > 1 and d.extent(names[-1]) >= width * vectors:
+            last = names[-1]
+            d.do("split", last, width * vectors, f"{last}b", f"{last}t")
+            vectorize_pass(d, f"{last}t", width)
+            if d.has(f"{last}to"):
+                d.do("unroll", f"{last}to")
+        elif names:
             vectorize_pass(d, names[-1], width)
     parallelize_outer(d, volume(kernel))
     return d.trace

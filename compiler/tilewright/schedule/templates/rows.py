@@ -1,15 +1,17 @@
 """Reductions: along contiguous rows with partial sums per lane, or down columns with one sum per lane.
 
-In: an unscheduled kernel. Out: a trace; what cannot be vectorised stays serial.
+In: an unscheduled kernel. Out: a trace, in which what cannot be vectorised stays serial, or the space of
+such traces, of which the default is one point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 from tilewright.loop.ir import Alloc, For, Kernel, Store
 from tilewright.loop.rewrite import accesses, loads, loops, walk
+from tilewright.schedule.space import Choice, Space, Value, upto
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.draft import (
     Draft,
@@ -26,6 +28,34 @@ from tilewright.schedule.trace import Trace
 
 def reduction(kernel: Kernel, target: Target) -> Trace:
     """Reductions with kept loops o0.. and reduced loops r0..: along rows or down columns."""
+    return _reduction(kernel, target, 0)
+
+
+def reduction_space(kernel: Kernel, target: Target) -> Space | None:
+    """Reductions: how many vectors of partial results."""
+    return _sums_space("reduction", target, lambda sums: _reduction(kernel, target, sums))
+
+
+def rows_space(kernel: Kernel, target: Target) -> Space | None:
+    """Passes over rows: how many vectors of partial results per reduction."""
+    if passes(kernel, target) != row_reduction(kernel, target):
+        return None
+    return _sums_space("rows", target, lambda sums: row_reduction(kernel, target, sums))
+
+
+def _sums_space(family: str, target: Target, make: Callable[[int], Trace]) -> Space | None:
+    """A space of one parameter; 0 stands for the default's own rule."""
+    if target.family != "simd":
+        return None
+    params: dict[str, tuple[Value, ...]] = {"sums": upto(target.registers // 2, 0, 1, 2, 4, 8)}
+
+    def build(choice: Choice) -> Trace:
+        return make(int(choice["sums"]))
+
+    return Space(family, params, {"sums": 0}, build)
+
+
+def _reduction(kernel: Kernel, target: Target, vectors: int) -> Trace:
     names = list(loops(kernel.body))
     kept = [v for v in names if v.startswith("o")]
     sums = [v for v in names if v.startswith("r")]
@@ -37,12 +67,12 @@ def reduction(kernel: Kernel, target: Target) -> Trace:
         if all(stride(known[b], i, v) in (0, 1) for b, i in inputs) and any(
             stride(known[b], i, v) == 1 for b, i in inputs
         ):
-            return column_reduction(kernel, target, v, sums)
+            return column_reduction(kernel, target, v, sums, vectors)
     unit = next((v for v in sums if any(stride(known[b], i, v) == 1 for b, i in inputs)), None)
     d = Draft(kernel)
     if unit is not None and unit != sums[-1]:
         d.try_("reorder", [*[v for v in sums if v != unit], unit])
-    return (*d.trace, *row_reduction(d.kernel, target))
+    return (*d.trace, *row_reduction(d.kernel, target, vectors))
 
 
 def accumulators(kernel: Kernel) -> dict[str, str]:
@@ -60,20 +90,24 @@ def accumulators(kernel: Kernel) -> dict[str, str]:
     return found
 
 
-def row_reduction(kernel: Kernel, target: Target) -> Trace:
+def row_reduction(kernel: Kernel, target: Target, sums: int = 0) -> Trace:
     """Reductions along the innermost dim and passes over rows: vectors along the row.
 
     Every innermost loop is either a reduction into a scalar (gets lanes) or an elementwise pass
-    (is split and vectorised). What cannot be vectorised stays serial.
+    (is split and vectorised). What cannot be vectorised stays serial. `sums` vectors of partial
+    results per reduction; 0 chooses by the length of the row.
     """
     d = Draft(kernel)
     width = target.lanes(4)
     for key, var in accumulators(kernel).items():
         acc = key.split("@")[0]
         n = d.extent(var)
-        if n < 4 or not contiguous(d.kernel, var):
+        if n < 4 or width == 1 or not contiguous(d.kernel, var):
             continue
-        d.try_("lanes", acc, var, _lane_count(n, width))
+        count = _lane_count(n, width)
+        if sums:
+            count = min(sums * width, 1 << (n.bit_length() - 1))
+        d.try_("lanes", acc, var, count)
     for var, f in list(loops(d.kernel.body).items()):
         if f.kind != "serial" or any(isinstance(s, For) for s in f.body) or not f.extent.is_const:
             continue
@@ -92,12 +126,17 @@ def _lane_count(n: int, width: int) -> int:
     return width
 
 
-def column_reduction(kernel: Kernel, target: Target, cols: str, sums: Sequence[str]) -> Trace:
-    """Reductions along outer dims: vectors along the contiguous kept loop `cols`."""
+def column_reduction(
+    kernel: Kernel, target: Target, cols: str, sums: Sequence[str], block: int = 0
+) -> Trace:
+    """Reductions along outer dims: vectors along the contiguous kept loop `cols`, `block` of them at a
+    time; 0 takes four, or as many as there are."""
     d = Draft(kernel)
     width = target.lanes(4)
+    if width == 1:
+        return _scalar_columns(d, cols, sums)
     n = d.extent(cols)
-    block = min(4, max(1, n // width))
+    block = min(block or 4, max(1, n // width))
     lanes, inner = cols, []
     outer: list[str] = []
     if n > width:
@@ -123,6 +162,19 @@ def column_reduction(kernel: Kernel, target: Target, cols: str, sums: Sequence[s
     return d.trace
 
 
+def _scalar_columns(d: Draft, cols: str, sums: Sequence[str]) -> Trace:
+    """Without vectors: four columns at once, so that the loops cost less."""
+    if d.extent(cols) % 4 or d.extent(cols) <= 4:
+        return ()
+    d.do("split", cols, 4, f"{cols}o", f"{cols}i")
+    kept = [v for v in loops(d.kernel.body) if v not in {f"{cols}o", f"{cols}i", *sums}]
+    d.do("reorder", [*kept, f"{cols}o", f"{cols}i"])
+    d.do("stage", [f"{cols}i"])
+    d.do("reorder", [*[v for v in sums if d.has(v)], f"{cols}i"])
+    d.do("unroll", f"{cols}i")
+    return d.trace
+
+
 #: Scratch of a kernel that keeps one row per lane may take this much of a device's stack.
 MAX_COLUMN_SCRATCH = 1 << 17
 
@@ -144,7 +196,7 @@ def passes(kernel: Kernel, target: Target) -> Trace:
     )
     cols = next((v for v in outer if any(stride(known[b], i, v) == 1 for b, i in memory)), None)
     along = all(contiguous(kernel, v) for v in inner)
-    if cols is None or along or scratch * width > MAX_COLUMN_SCRATCH:
+    if cols is None or along or width == 1 or scratch * width > MAX_COLUMN_SCRATCH:
         return row_reduction(kernel, target)
     d = Draft(kernel)
     lane, order = cols, [v for v in outer if v != cols]
