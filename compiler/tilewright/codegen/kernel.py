@@ -81,6 +81,7 @@ def emit_kernel(kernel: Kernel, target: Target) -> tuple[str, list[str]]:
 class _Emitter(Addressing):
     def __init__(self, kernel: Kernel, target: Target) -> None:
         super().__init__(target.pointer_bytes)
+        self.has_round = target.board is None  # FPv4 lacks it
         self.kernel = kernel
         self.target = target
         self.entry: list[str] = []
@@ -217,7 +218,10 @@ class _Emitter(Addressing):
                 self.block(body)
             return
         assert self.vector is None, f"vector loop {var} inside another"
-        self.vector = Vector(var, extent, values.next_power_of_two(extent))
+        lanes = values.next_power_of_two(extent)
+        if self.target.board is not None:  # Helium has no vectors of two numbers
+            lanes = max(lanes, 4)
+        self.vector = Vector(var, extent, lanes)
         outer = self.scope
         self.scope = outer.child()
         self.scope.ranges[var] = (0, extent - 1)

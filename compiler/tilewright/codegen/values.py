@@ -99,6 +99,8 @@ class Builder:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.declarations: dict[str, None] = {}
+        self.has_round = True
+        """Whether the target rounds floats by an instruction."""
         self._count = 0
 
     # ---- text
@@ -233,10 +235,24 @@ class Builder:
             return Value(self.op(f"fneg {a.type} {a.ssa}"), a.dtype, a.lanes)
         if op in ("rsqrt", "sign"):
             return self._float_composite(op, a)
+        if op == "round" and not self.has_round:
+            return self._round(a)
         if op not in _INTRINSIC:
             raise IRError(f"`{op}` on {a.dtype} must be expanded before code generation")
         out = self.call(f"llvm.{_INTRINSIC[op]}{_vsuffix(a)}", a.type, a)
         return Value(out, a.dtype, a.lanes)
+
+    def _round(self, a: Value) -> Value:
+        """To the nearest whole number, ties to even, by adding and taking away 2^(bits of the mantissa)."""
+        top = self.splat(self.constant(2.0 ** {16: 10, 32: 23, 64: 52}[a.dtype.bits], a.dtype), a.lanes)
+
+        def signed(v: Value) -> Value:
+            out = self.call(f"llvm.copysign{_vsuffix(a)}", a.type, v, a)
+            return Value(out, a.dtype, a.lanes)
+
+        shift = signed(top)
+        near = signed(self.binary("sub", self.binary("add", a, shift), shift))
+        return self.select(self.binary("lt", self.unary("abs", a), top), near, a)
 
     def _float_composite(self, op: str, a: Value) -> Value:
         one = self.splat(self.constant(1.0, a.dtype), a.lanes)
