@@ -30,6 +30,8 @@ class Compiler:
     """A C compiler command that produces code for one architecture."""
 
     command: tuple[str, ...]
+    trailing: tuple[str, ...] = ()
+    """Arguments that must come last (libraries)."""
 
     @property
     def name(self) -> str:
@@ -46,7 +48,7 @@ class Compiler:
         environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "LC_ALL": "C"}
         try:
             done = subprocess.run(
-                [*self.command, *arguments], cwd=cwd, env=environment, capture_output=True,
+                [*self.command, *arguments, *self.trailing], cwd=cwd, env=environment, capture_output=True,
                 stdin=subprocess.DEVNULL, check=False, timeout=TIMEOUT_SECONDS,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as err:
@@ -136,3 +138,29 @@ def _zig_target(triple: str) -> str:
     environment = _environment(triple)
     glibc = f".{ZIG_GLIBC}" if environment.startswith("gnu") else ""
     return f"{_arch(triple)}-linux-{environment}{glibc}"
+
+
+# ---------------------------------------------------------------- bare metal
+
+_BARE_FLAGS = (
+    "-std=c11", "-O2", "-g0", "-ffreestanding", "-fno-builtin", "-mthumb", "-mfloat-abi=hard",
+    "-nostdlib", "-nostartfiles", "-Wl,--gc-sections",
+)  # fmt: skip
+_BARE_GCC = "arm-none-eabi-gcc"
+
+
+def find_bare_compiler(cpu: str) -> Compiler:
+    """A compiler and linker for programs without an operating system on a Cortex-M `cpu`.
+
+    arm-none-eabi-gcc if it is on the PATH, else the `ziglang` package; `ToolchainError` without either.
+    """
+    if shutil.which(_BARE_GCC):
+        flags = ("-fno-tree-loop-distribute-patterns", f"-mcpu={cpu}", *_BARE_FLAGS)
+        return Compiler((_BARE_GCC, *flags), ("-lgcc",))
+    if importlib.util.find_spec("ziglang") is not None:
+        zig = (sys.executable, "-m", "ziglang", "cc", "-target", "thumb-freestanding-eabihf")
+        return Compiler((*zig, f"-mcpu={cpu.replace('-', '_')}", *_BARE_FLAGS))
+    raise ToolchainError(
+        f"no linker for bare-metal Arm found (looked for {_BARE_GCC} and ziglang): apt-get install "
+        "gcc-arm-none-eabi or `pip install 'tilewright[cross]'`"
+    )

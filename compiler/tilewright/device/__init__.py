@@ -1,0 +1,1 @@
+"""Running compiled programs somewhere else than in this process."""
