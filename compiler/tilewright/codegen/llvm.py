@@ -79,22 +79,20 @@ def to_object(text: str, target: Target, weights: bytes | memoryview = b"") -> b
 def _fit_both_float_abis(code: bytearray) -> None:
     """Say in the object's attributes that it links with programs of either float calling convention.
 
-    No float is passed by value, but LLVM names no convention here, which linkers take for the soft one.
-    `Tag_ABI_PCS_R9_use` = 0, which means nothing, makes room ("Addenda to the ABI for the Arm
+    No float is passed by value, which LLVM does not tell from `hard` ("Addenda to the ABI for the Arm
     Architecture", section 2.3).
     """
     at, size = _section(code, ".ARM.attributes")
     i = code.index(b"aeabi\0", at, at + size) + len("aeabi\0") + 5  # tag and length of the file's list
     while i < at + size:
         tag = code[i]
-        if tag == _TAG_R9_USE and code[i + 1] == 0:
-            code[i : i + 2] = bytes((_TAG_VFP_ARGS, _VFP_ARGS_BOTH))
-            return
+        if tag == _TAG_VFP_ARGS:
+            code[i + 1] = _VFP_ARGS_BOTH
         # names of CPUs and of the conformance are strings, the rest are numbers of one byte here
         i = code.index(0, i) + 1 if tag in _STRING_TAGS else i + 2
 
 
-_TAG_R9_USE, _TAG_VFP_ARGS, _VFP_ARGS_BOTH = 14, 28, 3
+_TAG_VFP_ARGS, _VFP_ARGS_BOTH = 28, 3
 _STRING_TAGS = (4, 5, 32, 65, 67)
 
 
