@@ -116,7 +116,9 @@ class Addressing(values.Builder):
                     neg = self.op(f"icmp slt {self.word} {r}, 0")
                     if div:
                         q = self.op(f"sdiv {self.word} {a}, {den}")
-                        out = self.op(f"sub {self.word} {q}, {self.op(f'zext i1 {neg} to {self.word}')}")
+                        out = self.op(
+                            f"sub {self.word} {q}, {self.op(f'zext i1 {neg} to {self.word}')}"
+                        )
                     else:
                         up = self.op(f"add {self.word} {r}, {den}")
                         out = self.op(f"select i1 {neg}, {self.word} {up}, {self.word} {r}")
@@ -200,7 +202,9 @@ class Addressing(values.Builder):
             lanes = [self.index(self.lane_offset(form, i)) for i in range(vec.active)]
             wide = self.pack_lanes([Value(s, self.index_type, 1) for s in lanes], vec.lanes)
             return self.cast(wide, dtype)
-        base = self.splat(Value(self.index(substitute(form, {vec.var: Ix(0)})), self.index_type, 1), vec.lanes)
+        base = self.splat(
+            Value(self.index(substitute(form, {vec.var: Ix(0)})), self.index_type, 1), vec.lanes
+        )
         ramp = ", ".join(f"{self.word} {i * coef}" for i in range(vec.lanes))
         out = self.op(f"add {base.type} {base.ssa}, <{ramp}>")
         return self.cast(Value(out, self.index_type, vec.lanes), dtype)

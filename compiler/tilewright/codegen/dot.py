@@ -10,7 +10,7 @@ from __future__ import annotations
 from tilewright.codegen.addressing import Addressing
 from tilewright.codegen.values import Value
 from tilewright.core.dtypes import I8, I32, U8, DType
-from tilewright.core.index import Ix, coefficient, substitute
+from tilewright.core.index import Ix, coefficient, substitute, variables
 from tilewright.loop.ir import Cast, Dot, Expr, Load
 
 
@@ -19,9 +19,11 @@ def emit_dot(at: Addressing, e: Dot, c: Value, instructions: tuple[str, ...]) ->
     a, b = _bytes(at, e.a, e.var), _bytes(at, e.b, e.var)
     if e.dtype is not I32 or a is None or b is None:
         return None
-    if at.vector is None and "mve" in instructions and e.extent in (4, 8, 16):
+    if at.vector is not None:
+        return _per_lane(at, e, a, b, c) if "sdot" in instructions else None
+    if "mve" in instructions and e.extent in (4, 8, 16):
         return _vmladava(at, e, a, b, c)
-    if at.vector is None and "smlad" in instructions:
+    if "smlad" in instructions:
         return _smlad(at, e, a, b, c)
     return None
 
@@ -41,6 +43,73 @@ def _bytes(at: Addressing, e: Expr, var: str) -> _Run | None:
             if coefficient(offset, var) == 1:
                 return _Run(buffer, substitute(offset, {var: Ix(0)}), dtype)
     return None
+
+
+# ---------------------------------------------------------------- AArch64: four products per lane
+
+
+def _per_lane(at: Addressing, e: Dot, a: _Run, b: _Run, c: Value) -> Value | None:
+    """`sdot` and `udot`: four bytes that all lanes share times four bytes of each lane.
+
+    LLVM turns the shared word into an operand by lane where it is loaded with its neighbours.
+    """
+    vec = at.vector
+    assert vec is not None
+    if e.extent % 4 or vec.lanes % 4 or vec.active != vec.lanes or a.dtype is not b.dtype:
+        return None
+    step = coefficient(b.offset, vec.var)
+    if vec.var in variables(a.offset) or step != e.extent or at.lane_names(b.offset) != {vec.var}:
+        return None
+    first = substitute(b.offset, {vec.var: Ix(0)})
+    name = "sdot" if a.dtype is I8 else "udot"
+    call = f"llvm.aarch64.neon.{name}.v4i32.v16i8"
+    at.declare(f"declare <4 x i32> @{call}(<4 x i32>, <16 x i8>, <16 x i8>)")
+    total = at.splat(c, vec.lanes).ssa
+    parts: list[str] = []
+    for part in range(0, vec.lanes, 4):
+        acc = total if vec.lanes == 4 else _slice(at, total, vec.lanes, part)
+        for k in range(0, e.extent, 4):
+            word = at.splat(Value(_word(at, a, k), I32, 1), 4)
+            shared = at.op(f"bitcast <4 x i32> {word.ssa} to <16 x i8>")
+            own = _lane_bytes(at, b.buffer, first + part * e.extent, e.extent, k)
+            acc = at.op(
+                f"call <4 x i32> @{call}(<4 x i32> {acc}, <16 x i8> {own}, <16 x i8> {shared})"
+            )
+        parts.append(acc)
+    return Value(_joined(at, parts), I32, vec.lanes)
+
+
+def _lane_bytes(at: Addressing, buffer: str, first: Ix, stride: int, k: int) -> str:
+    """Bytes k .. k + 3 of four lanes that lie `stride` bytes apart."""
+    slot = at.slots[buffer]
+    if stride == 4:
+        return at.op(f"load <16 x i8>, ptr {at.address(slot, first)}, align 1")
+    words = "poison"
+    for lane in range(4):
+        ptr = at.address(slot, first + lane * stride + k)
+        word = at.op(f"load i32, ptr {ptr}, align 1")
+        words = at.op(f"insertelement <4 x i32> {words}, i32 {word}, i32 {lane}")
+    return at.op(f"bitcast <4 x i32> {words} to <16 x i8>")
+
+
+def _slice(at: Addressing, vector: str, lanes: int, start: int) -> str:
+    picks = ", ".join(f"i32 {start + i}" for i in range(4))
+    kind = f"<{lanes} x i32>"
+    return at.op(f"shufflevector {kind} {vector}, {kind} poison, <4 x i32> <{picks}>")
+
+
+def _joined(at: Addressing, parts: list[str]) -> str:
+    """Vectors of four as one."""
+    lanes = 4
+    while len(parts) > 1:
+        picks = ", ".join(f"i32 {i}" for i in range(2 * lanes))
+        kind = f"<{lanes} x i32>"
+        parts = [
+            at.op(f"shufflevector {kind} {x}, {kind} {y}, <{2 * lanes} x i32> <{picks}>")
+            for x, y in zip(parts[::2], parts[1::2], strict=True)
+        ]
+        lanes *= 2
+    return parts[0]
 
 
 # ---------------------------------------------------------------- Armv7E-M: two 16-bit products

@@ -83,7 +83,9 @@ def _fit_both_float_abis(code: bytearray) -> None:
     Architecture", section 2.3).
     """
     at, size = _section(code, ".ARM.attributes")
-    i = code.index(b"aeabi\0", at, at + size) + len("aeabi\0") + 5  # tag and length of the file's list
+    i = (
+        code.index(b"aeabi\0", at, at + size) + len("aeabi\0") + 5
+    )  # tag and length of the file's list
     while i < at + size:
         tag = code[i]
         if tag == _TAG_VFP_ARGS:

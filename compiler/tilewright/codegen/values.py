@@ -244,7 +244,9 @@ class Builder:
 
     def _round(self, a: Value) -> Value:
         """To the nearest whole number, ties to even, by adding and taking away 2^(bits of the mantissa)."""
-        top = self.splat(self.constant(2.0 ** {16: 10, 32: 23, 64: 52}[a.dtype.bits], a.dtype), a.lanes)
+        top = self.splat(
+            self.constant(2.0 ** {16: 10, 32: 23, 64: 52}[a.dtype.bits], a.dtype), a.lanes
+        )
 
         def signed(v: Value) -> Value:
             out = self.call(f"llvm.copysign{_vsuffix(a)}", a.type, v, a)
