@@ -144,7 +144,7 @@ def _zig_target(triple: str) -> str:
 
 _BARE_FLAGS = (
     "-std=c11", "-O2", "-g0", "-ffreestanding", "-fno-builtin", "-mthumb", "-mfloat-abi=hard",
-    "-nostdlib", "-nostartfiles", "-Wl,--gc-sections",
+    "-nostartfiles", "-Wl,--gc-sections",
 )  # fmt: skip
 _BARE_GCC = "arm-none-eabi-gcc"
 
@@ -155,7 +155,7 @@ def find_bare_compiler(cpu: str) -> Compiler:
     arm-none-eabi-gcc if it is on the PATH, else the `ziglang` package; `ToolchainError` without either.
     """
     if shutil.which(_BARE_GCC):
-        flags = ("-fno-tree-loop-distribute-patterns", f"-mcpu={cpu}", *_BARE_FLAGS)
+        flags = ("-nostdlib", "-fno-tree-loop-distribute-patterns", f"-mcpu={cpu}", *_BARE_FLAGS)
         return Compiler((_BARE_GCC, *flags), ("-lgcc",))
     if importlib.util.find_spec("ziglang") is not None:
         zig = (sys.executable, "-m", "ziglang", "cc", "-target", "thumb-freestanding-eabihf")
