@@ -20,6 +20,7 @@ from tilewright.frontend import limits, nested
 from tilewright.frontend.inputs import Shapes, input_types
 from tilewright.frontend.node import Builder, ForeignNode, Scope
 from tilewright.frontend.order import in_order, node_name, subgraphs
+from tilewright.frontend.qoperator import QOPERATORS
 from tilewright.frontend.reading import functions_of
 from tilewright.frontend.schema import check_node
 from tilewright.frontend.structural import REFUSED, STRUCTURAL
@@ -184,7 +185,8 @@ class Importer:
         if problem is not None:
             self.problems.append(problem)
             return ()
-        return (STRUCTURAL.get(n.op_type) or onnx_importers()[n.op_type])(view)
+        known = STRUCTURAL.get(n.op_type) or QOPERATORS.get(n.op_type)
+        return (known or onnx_importers()[n.op_type])(view)
 
     def named(self, ours: str, theirs: str, fresh: set[str], scope: Scope) -> str:
         """Give a value that this node just made the name it has in the model, if that is free."""
@@ -209,7 +211,7 @@ class Importer:
         """The problem with a node that no importer takes."""
         if n.op_type in REFUSED and n.domain in _DOMAINS:
             return Problem(name, _shown(n), REFUSED[n.op_type], "")
-        known = n.op_type in STRUCTURAL or n.op_type in onnx_importers() or n.op_type == "If"
+        known = n.op_type in {*STRUCTURAL, *QOPERATORS, *onnx_importers(), "If"}
         if known and n.domain in _DOMAINS:
             return None
         hint = "replace it in the model, or add an operator file (docs/operators.md)"

@@ -1,0 +1,222 @@
+"""Operators over quantised tensors (QLinearConv, QGemm, ...), imported as the float operators they stand for.
+
+In: a node whose operands come as (integers, scale, zero point). Out: dequantize, the operator, quantize;
+`graph.passes.quantize` then finds integer arithmetic for that, as for models that say the same in pairs.
+Invariant: one file knows the order of such operands; what the operator does is known to its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tilewright.core.dtypes import I32
+from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.registry import ImportNode, onnx_importers
+
+
+@dataclass(slots=True)
+class _Standing:
+    """A node as one of a standard operator, with other inputs: what the operator's importer sees."""
+
+    node: ImportNode
+    op_type: str
+    inputs: Sequence[str]
+    opset: int
+    changed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    name: str = field(init=False)
+    output_count: int = 1
+
+    def __post_init__(self) -> None:
+        self.name = self.node.name
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        return self.changed[name] if name in self.changed else self.node.attr(name, default)
+
+    def type(self, i: int) -> TensorType:
+        return self.node.type_of(self.inputs[i])
+
+    def type_of(self, value: str) -> TensorType:
+        return self.node.type_of(value)
+
+    def const(self, i: int) -> Array | None:
+        """None: what is dequantized has no value before the passes ran."""
+        return None
+
+    def need_const(self, i: int, what: str) -> Array:
+        raise self.fail(f"{what} of a quantised operator must be a constant: make it one")
+
+    def has(self, i: int) -> bool:
+        return i < len(self.inputs) and self.inputs[i] != ""
+
+    def constant(self, array: Array, hint: str = "const") -> str:
+        return self.node.constant(array, hint)
+
+    def add(
+        self, op: str, inputs: Sequence[str], attrs: Attrs | None = None, outputs: int = 1
+    ) -> list[str]:
+        return self.node.add(op, inputs, attrs, outputs)
+
+    def fail(self, reason: str) -> Exception:
+        return self.node.fail(reason)
+
+
+def _as(
+    node: ImportNode, op_type: str, inputs: Sequence[str], opset: int = 0, **changed: Any
+) -> str:
+    """Import `node` as standard operator `op_type` over `inputs`."""
+    view = _Standing(node, op_type, inputs, opset or max(node.opset, 13), changed)
+    (y,) = onnx_importers()[op_type](view)
+    return y
+
+
+def _parameter(node: ImportNode, at: int, what: str, axis: int | None, x: TensorType) -> Array:
+    """A scale or zero point of a tensor like `x`: a scalar, or one value per element along `axis`."""
+    value = node.need_const(at, what)
+    if value.size == 1:
+        return value.reshape(())
+    if axis is None or value.ndim != 1 or value.size != x.shape[axis]:
+        raise node.fail(f"{what} of shape {list(value.shape)} does not fit {x}: repair the model")
+    return value.reshape(-1, *[1] * (x.rank - 1 - axis % x.rank))
+
+
+def _scales(node: ImportNode, at: int, axis: int | None, x: TensorType) -> tuple[Array, Array]:
+    """Scale and zero point (inputs `at` and `at` + 1) of a tensor like `x`, of one shape."""
+    scale = _parameter(node, at, f"the scale (input {at})", axis, x)
+    if scale.dtype != np.float32:
+        raise node.fail(f"a scale of {scale.dtype} is not supported: use float32")
+    zero = np.zeros((), x.dtype.numpy)
+    if node.has(at + 1):
+        zero = _parameter(node, at + 1, f"the zero point (input {at + 1})", axis, x)
+    return (scale, np.broadcast_to(zero, np.broadcast_shapes(scale.shape, zero.shape)))
+
+
+def _real(node: ImportNode, at: int, axis: int | None = None) -> str:
+    """The operand whose integers, scale and zero point are inputs `at`, `at` + 1 and `at` + 2."""
+    scale, zero = _scales(node, at + 1, axis, node.type(at))
+    inputs = [node.inputs[at], node.constant(scale, "scale"), node.constant(zero, "zero")]
+    return node.add("dequantize", inputs)[0]
+
+
+def _integers(node: ImportNode, y: str, at: int) -> Sequence[str]:
+    """`y` quantised by inputs `at` (scale) and `at` + 1 (zero point, which gives the type)."""
+    number = node.type(at + 1).dtype if node.has(at + 1) else node.type(0).dtype
+    scale, zero = _scales(node, at, None, TensorType(number, node.type_of(y).shape))
+    inputs = [y, node.constant(scale, "scale"), node.constant(zero, "zero")]
+    return node.add("quantize", inputs)
+
+
+def _bias(node: ImportNode, at: int, x: int, w: int, factor: float = 1.0) -> str:
+    """The i32 bias at input `at`, in steps of the products of operands at `x` and `w`."""
+    t = node.type(at)
+    if t.dtype is not I32:
+        raise node.fail(f"the bias is {t}, but must be i32: repair the model")
+    steps = node.need_const(x + 1, "the scale of the input").astype(np.float64).reshape(-1)
+    steps = steps * node.need_const(w + 1, "the scale of the weights").astype(np.float64) * factor
+    scale = steps.reshape(-1) if steps.size > 1 else steps.reshape(())
+    if scale.size not in (1, t.shape[-1] if t.rank else 1):
+        raise node.fail(f"the bias {t} does not fit {scale.size} scales: repair the model")
+    names = [node.inputs[at], node.constant(scale.astype(np.float32), "scale")]
+    names.append(node.constant(np.zeros(scale.shape, np.int32), "zero"))
+    return node.add("dequantize", names)[0]
+
+
+def _channels_first(node: ImportNode) -> None:
+    if int(node.attr("channels_last", 0)):
+        raise node.fail(
+            "channels_last is not supported: export the model without that optimisation"
+        )
+
+
+# ---------------------------------------------------------------- the operators
+
+
+def _conv(node: ImportNode) -> Sequence[str]:
+    """QLinearConv(x, w with scales per output channel, scale and zero point of y, bias?)."""
+    _channels_first(node)
+    inputs = [_real(node, 0), _real(node, 3, axis=0)]
+    if node.has(8):
+        inputs.append(_bias(node, 8, 0, 3))
+    return _integers(node, _as(node, "Conv", inputs), 6)
+
+
+def _matmul(node: ImportNode) -> Sequence[str]:
+    """QLinearMatMul(a, b with scales per column, scale and zero point of y)."""
+    y = _as(node, "MatMul", [_real(node, 0), _real(node, 3, axis=node.type(3).rank - 1)])
+    return _integers(node, y, 6)
+
+
+def _gemm(node: ImportNode) -> Sequence[str]:
+    """QGemm(a, b, c?, scale and zero point of y?): floats where y has none."""
+    columns = 0 if node.attr("transB", 0) else 1
+    inputs = [_real(node, 0), _real(node, 3, axis=columns)]
+    if node.has(6):
+        inputs.append(_bias(node, 6, 0, 3, float(node.attr("alpha", 1.0))))
+    y = _as(node, "Gemm", inputs, beta=1.0)
+    return _integers(node, y, 7) if node.has(7) else [y]
+
+
+def _binary(op_type: str) -> Callable[[ImportNode], Sequence[str]]:
+    """(a, b, scale and zero point of the result)."""
+
+    def importer(node: ImportNode) -> Sequence[str]:
+        return _integers(node, _as(node, op_type, [_real(node, 0), _real(node, 3)]), 6)
+
+    return importer
+
+
+def _unary(op_type: str) -> Callable[[ImportNode], Sequence[str]]:
+    """(x, scale and zero point of the result)."""
+
+    def importer(node: ImportNode) -> Sequence[str]:
+        _channels_first(node)
+        return _integers(node, _as(node, op_type, [_real(node, 0)]), 3)
+
+    return importer
+
+
+def _softmax(node: ImportNode) -> Sequence[str]:
+    """QLinearSoftmax names the opset whose meaning of `axis` it has."""
+    opset = int(node.attr("opset", 13))
+    axis = int(node.attr("axis", -1 if opset >= 13 else 1))
+    return _integers(node, _as(node, "Softmax", [_real(node, 0)], opset, axis=axis), 3)
+
+
+def _mean(node: ImportNode) -> Sequence[str]:
+    """QLinearReduceMean has its axes as an attribute, as ReduceMean had before opset 18."""
+    return _integers(node, _as(node, "ReduceMean", [_real(node, 0)], 13), 3)
+
+
+def _concat(node: ImportNode) -> Sequence[str]:
+    """(scale and zero point of the result, then each operand with its own)."""
+    if len(node.inputs) < 5 or len(node.inputs) % 3 != 2:
+        raise node.fail(f"it has {len(node.inputs)} inputs, not 2 + 3 for each part: repair it")
+    parts = [_real(node, at) for at in range(2, len(node.inputs), 3)]
+    return _integers(node, _as(node, "Concat", parts), 0)
+
+
+def _where(node: ImportNode) -> Sequence[str]:
+    """(condition, x, y, scale and zero point of the result)."""
+    y = _as(node, "Where", [node.inputs[0], _real(node, 1), _real(node, 4)])
+    return _integers(node, y, 7)
+
+
+#: ONNX operator type (standard or com.microsoft) -> importer
+QOPERATORS: Mapping[str, Callable[[ImportNode], Sequence[str]]] = {
+    "QLinearConv": _conv,
+    "QLinearMatMul": _matmul,
+    "QGemm": _gemm,
+    "QLinearAdd": _binary("Add"),
+    "QLinearMul": _binary("Mul"),
+    "QLinearAveragePool": _unary("AveragePool"),
+    "QLinearGlobalAveragePool": _unary("GlobalAveragePool"),
+    "QLinearSigmoid": _unary("Sigmoid"),
+    "QLinearLeakyRelu": _unary("LeakyRelu"),
+    "QLinearSoftmax": _softmax,
+    "QLinearReduceMean": _mean,
+    "QLinearConcat": _concat,
+    "QLinearWhere": _where,
+}
