@@ -26,16 +26,14 @@ from tilewright.graph.text import to_text as graph_text
 from tilewright.graph.verify import verify as verify_graph
 from tilewright.loop.ir import Kernel
 from tilewright.loop.pack import pack_array
-from tilewright.loop.passes.expand_math import expand_math
-from tilewright.loop.passes.specialize_tails import specialize_tails
 from tilewright.loop.text import to_text as loop_text
 from tilewright.loop.verify import verify as verify_kernel
 from tilewright.lower import Argument, Lowered, fingerprint, lower_fill, lower_group
 from tilewright.program import Program, Step, Tensor
 from tilewright.registry import operator
 from tilewright.schedule.target import Target, load_target, target_names
-from tilewright.schedule.templates import injective
-from tilewright.schedule.trace import Trace, apply
+from tilewright.schedule.trace import Trace
+from tilewright.tune.library import Decision, Library, load_library
 
 Progress = Callable[[str, float], None]
 Source = str | Path | bytes | Graph
@@ -65,9 +63,15 @@ def build(
     dump: Path | None = None,
     name: str | None = None,
     variants: Chooser | None = None,
+    library: Library | None = None,
 ) -> Program:
-    """Run all stages up to finished loop IR; `variants` picks other ways to compute nodes."""
+    """Run all stages up to finished loop IR.
+
+    `library` holds what tuning has found out (default: the logs that ship and the user's own); `variants`
+    picks other ways to compute nodes than it does.
+    """
     machine = resolve_target(target)
+    known = library if library is not None else load_library(machine)
     progress("import", 0.0)
     if isinstance(source, Graph):
         graph = source
@@ -79,15 +83,14 @@ def build(
     _dump(dump, "1_imported.graph", lambda: graph_text(graph))
     progress("optimise", 0.0)
     optimised = optimize(graph)
-    if variants is not None:
-        optimised = choose_variants(optimised, variants)
+    optimised = choose_variants(optimised, variants or known.way)
     verify_graph(optimised)
     _dump(dump, "2_optimised.graph", lambda: graph_text(optimised))
     progress("layout", 0.0)
     place = assign_layouts(optimised)
     groups = fuse(place)
     _dump(dump, "3_groups.txt", lambda: _groups_text(place, groups))
-    return _Assembler(name or graph.name, machine, place, groups, progress, dump).run(graph)
+    return _Assembler(name or graph.name, machine, place, groups, known, progress, dump).run(graph)
 
 
 class _Assembler:
@@ -99,6 +102,7 @@ class _Assembler:
         target: Target,
         place: Placement,
         groups: list[Group],
+        library: Library,
         progress: Progress,
         dump: Path | None,
     ) -> None:
@@ -107,11 +111,13 @@ class _Assembler:
         self.place = place
         self.g = place.graph
         self.groups = groups
+        self.library = library
         self.progress = progress
         self.dump = dump
         self.kernels: dict[str, Kernel] = {}
         self.by_print: dict[str, str] = {}
         self.traces: dict[str, Trace] = {}
+        self.reasons: dict[str, str] = {}
         self.weights = bytearray()
         self.weight_at: dict[tuple[str, str], int] = {}
         self.weight_by_bytes: dict[bytes, int] = {}
@@ -145,6 +151,7 @@ class _Assembler:
             placement=self.place,
             kernels=tuple(self.kernels.values()),
             traces=self.traces,
+            reasons=self.reasons,
             steps=steps,
             arena_bytes=plan.size,
             arena_lower_bound=plan.lower_bound,
@@ -155,26 +162,21 @@ class _Assembler:
     # ---- kernels
 
     def scheduled(self, lowered: Lowered, group: Group | None) -> Kernel:
-        """Schedule with the operator's default trace; equal kernels are kept once."""
+        """Schedule as the library says, or by the operator's default; equal kernels are kept once."""
         raw = lowered.kernel
         digest = fingerprint(raw)
         if digest in self.by_print:
             return self.kernels[self.by_print[digest]]
         verify_kernel(raw)
         op = operator(group.anchor.op) if group else None
-        choose = op.schedule if op and op.schedule else injective
-        trace = choose(raw, self.target)
-        finished = specialize_tails(apply(raw, trace))
-        verify_kernel(finished)
+        made = self.library.decide(op, raw, self.target)
         symbol = f"{self.name}_{len(self.kernels)}_{raw.name}"
-        finished = replace(finished, name=symbol)
-        self.kernels[symbol] = expand_math(finished)
-        self.traces[symbol] = trace
+        self.kernels[symbol] = replace(made.kernel, name=symbol)
+        self.traces[symbol] = made.trace
+        self.reasons[symbol] = made.reason
         self.by_print[digest] = symbol
         _dump(self.dump, f"4_loops/{symbol}.txt", lambda: loop_text(raw))
-        _dump(
-            self.dump, f"5_scheduled/{symbol}.txt", lambda: _trace_text(trace) + loop_text(finished)
-        )
+        _dump(self.dump, f"5_scheduled/{symbol}.txt", lambda: _scheduled_text(made))
         return self.kernels[symbol]
 
     # ---- memory
@@ -277,8 +279,9 @@ def _dump(root: Path | None, name: str, text: Callable[[], str]) -> None:
     path.write_text(text(), encoding="utf-8")
 
 
-def _trace_text(trace: Trace) -> str:
-    return "".join(f"# {s}\n" for s in trace)
+def _scheduled_text(made: Decision) -> str:
+    steps = "".join(f"# {s}\n" for s in made.trace)
+    return f"# {made.reason}\n{steps}{loop_text(made.kernel)}"
 
 
 def _groups_text(place: Placement, groups: list[Group]) -> str:

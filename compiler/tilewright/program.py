@@ -62,6 +62,8 @@ class Program:
     weights: bytes
     places: dict[str, Place] = field(default_factory=dict[str, Place])
     """Where each materialised allocation lies (root values only)."""
+    reasons: dict[str, str] = field(default_factory=dict[str, str])
+    """Kernel -> why it has its schedule: default rule, log record, or transferred from a near shape."""
 
     @property
     def weights_bytes(self) -> int:

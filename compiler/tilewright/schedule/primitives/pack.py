@@ -3,7 +3,8 @@
     B: const [K, N], dims = [[1, 32, outer], [0, 0, whole], [1, 32, inner]]
     B[k, j]   ->   B'[j // 32, k, j % 32],  B': const [ceil(N / 32), K, 32], padding is zero
 
-Legal iff the buffer is a constant of the kernel that was not packed before.
+Legal iff the buffer is a constant of the kernel that was not packed before and no element gets lost:
+every dim of it is there once as a whole, or as outer and inner piece of one tile size.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def pack(kernel: Kernel, buffer: str, dims: Sequence[Sequence[Any]]) -> Kernel:
     if any(p.buffer == buffer for p in kernel.packs):
         raise ScheduleError(f"`{buffer}` is packed already")
     layout = tuple(PackDim(*d) for d in dims)
+    _require_all(param.buffer, layout)
     shape = tuple(_extent(param.buffer, d) for d in layout)
     packed = dense(buffer, param.buffer.dtype, shape, "const")
 
@@ -49,3 +51,14 @@ def _extent(source: Buffer, d: PackDim) -> int:
     if d.part == "whole":
         return n
     return -(-n // d.tile) if d.part == "outer" else d.tile
+
+
+def _require_all(source: Buffer, layout: Sequence[PackDim]) -> None:
+    """Raises `ScheduleError` unless the layout holds every dim of the source exactly once."""
+    for i in range(len(source.shape)):
+        parts = sorted((d.part, d.tile) for d in layout if d.source == i)
+        tile = parts[0][1] if parts else 0
+        if parts != [("whole", 0)] and (parts != [("inner", tile), ("outer", tile)] or tile < 1):
+            raise ScheduleError(f"dim {i} must be packed once as a whole, or as outer and inner")
+    if any(d.source not in range(len(source.shape)) for d in layout):
+        raise ScheduleError(f"the buffer has {len(source.shape)} dims")

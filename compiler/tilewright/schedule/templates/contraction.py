@@ -296,7 +296,7 @@ def _panel_loop(d: Draft, band: int, outer: list[str]) -> int:
 def _spell_out(d: Draft, sums: list[str], steps: int) -> list[str]:
     """Split the innermost sum so that its last loop has `steps` iterations, where that comes out even."""
     n = d.extent(sums[-1])
-    if steps == 1 or n == steps:
+    if steps in (1, n):
         return sums
     if n % steps:
         raise ScheduleError(f"{steps} steps do not divide the {n} of `{sums[-1]}`")

@@ -1,0 +1,92 @@
+"""What tells kernels and targets apart in logs.
+
+In: unscheduled kernels, targets. Out: short hashes and the extents by which shapes are compared.
+Invariant: nothing here depends on the name of a model, a node or a buffer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+from tilewright.graph.ir import Graph, Node
+from tilewright.loop.ir import Alloc, For, Kernel, Let
+from tilewright.loop.rewrite import loops, walk
+from tilewright.loop.text import to_text
+from tilewright.schedule.target import Target
+
+_WORD = re.compile(r"[A-Za-z_][\w.]*")
+
+
+def canonical_text(kernel: Kernel) -> str:
+    """The kernel's text with all its names replaced by numbers in order of appearance."""
+    own = {p.buffer.name for p in kernel.params}
+    for s in walk(kernel.body):
+        match s:
+            case For(var, _, _, _):
+                own.add(var)
+            case Let(name, _, _):
+                own.add(name)
+            case Alloc(buffer):
+                own.add(buffer.name)
+            case _:
+                pass
+    numbers: dict[str, str] = {}
+
+    def rename(found: re.Match[str]) -> str:
+        word = found.group()
+        return numbers.setdefault(word, f"%{len(numbers)}") if word in own else word
+
+    return _WORD.sub(rename, to_text(replace(kernel, name="k")))
+
+
+def kernel_hash(kernel: Kernel) -> str:
+    """Hash of structure and shapes."""
+    return _digest(canonical_text(kernel))
+
+
+def target_hash(target: Target) -> str:
+    """Hash of all a target file says about the device, without its names."""
+    facts = {k: v for k, v in asdict(target).items() if k not in ("name", "description")}
+    return _digest(json.dumps(facts, sort_keys=True))
+
+
+def extents(kernel: Kernel) -> dict[str, int]:
+    """Constant extents of the loops, by name."""
+    found = loops(kernel.body).items()
+    return {v: f.extent.const for v, f in found if f.extent.is_const}
+
+
+def volume(shape: Mapping[str, int]) -> int:
+    """Iterations of the whole nest."""
+    return math.prod(shape.values())
+
+
+def distance(a: Mapping[str, int], b: Mapping[str, int]) -> float:
+    """Doublings between two shapes, summed over all loops; a missing loop has extent 1."""
+    names = a.keys() | b.keys()
+    return sum(abs(math.log2(a.get(v, 1) / b.get(v, 1))) for v in names)
+
+
+def node_extents(graph: Graph, node: Node) -> dict[str, int]:
+    """Extents of a node's output and of its constants, by position."""
+    out: dict[str, int] = {}
+    for name, value in (("y", node.outputs[0]), *((f"w{i}", v) for i, v in enumerate(node.inputs))):
+        if name == "y" or value in graph.constants:
+            out.update({f"{name}.{d}": n for d, n in enumerate(graph.types[value].shape)})
+    return out
+
+
+def node_hash(graph: Graph, node: Node) -> str:
+    """Hash of what a node computes: operator, types, attributes, which inputs are constant."""
+    inputs = [f"{graph.types[i]}{i in graph.constants}" if i else "" for i in node.inputs]
+    attrs = sorted((k, repr(v)) for k, v in node.attrs.items())
+    return _digest(repr((node.op, inputs, attrs)))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

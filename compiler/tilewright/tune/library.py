@@ -1,0 +1,218 @@
+"""What tuning has found out, as compilation uses it.
+
+In: log folders (those that ship with the package and the user's own). Out: a schedule and the reason for
+it per kernel, a way to compute per node.
+Invariant: logs can make code slow, never wrong: a trace goes through `admit`, and a
+record that fails there counts as absent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from tilewright.errors import ScheduleError
+from tilewright.graph.ir import Graph, Node
+from tilewright.loop.ir import Kernel
+from tilewright.registry import Operator
+from tilewright.schedule.space import Space
+from tilewright.schedule.target import Target
+from tilewright.schedule.templates import injective, injective_space
+from tilewright.schedule.trace import Trace
+from tilewright.tune.admit import admit, finish
+from tilewright.tune.identity import (
+    distance,
+    extents,
+    kernel_hash,
+    node_extents,
+    node_hash,
+    target_hash,
+)
+from tilewright.tune.records import Record, read
+
+#: An untuned kernel takes the schedule of a tuned one at most this many doublings away.
+NEAR = 4.0
+#: The same for ways to compute a node, which turn on the shape more sharply.
+NEAR_VARIANT = 2.0
+
+DEFAULT_RULE = "default rule"
+
+
+def user_folder() -> Path:
+    """Where this user's logs go: $TILEWRIGHT_LOGS, or the cache directory."""
+    given = os.environ.get("TILEWRIGHT_LOGS")
+    if given:
+        return Path(given)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "tilewright" / "tuning_logs"
+
+
+def shipped_folder() -> Path:
+    """The logs that come with the package."""
+    return Path(str(resources.files("tilewright.tuning_logs")))
+
+
+def default_trace(op: Operator | None, kernel: Kernel, target: Target) -> Trace:
+    """The operator's own schedule; what has none is treated as data movement."""
+    choose = op.schedule if op is not None and op.schedule is not None else injective
+    return choose(kernel, target)
+
+
+def space_of(op: Operator | None, kernel: Kernel, target: Target) -> Space | None:
+    """The operator's space for a kernel, if its default is what compilation would use."""
+    if op is None:
+        return None
+    make: Callable[[Kernel, Target], Space | None] | None = op.space
+    if make is None and op.schedule is None:
+        make = injective_space
+    space = make(kernel, target) if make is not None else None
+    if space is None:
+        return None
+    try:
+        same = space.trace(space.default) == default_trace(op, kernel, target)
+    except ScheduleError:
+        return None
+    return space if same else None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A schedule, the finished kernel it makes, and why it was chosen."""
+
+    trace: Trace
+    kernel: Kernel
+    reason: str
+
+
+@dataclass(slots=True)
+class Library:
+    """Records of one target; later ones replace earlier ones.
+
+    `winners`: kernel hash -> what to use; `ways`: node hash -> which variant to use.
+    """
+
+    target: str = ""
+    winners: dict[str, Record] = field(default_factory=dict[str, Record])
+    ways: dict[str, Record] = field(default_factory=dict[str, Record])
+    problems: list[str] = field(default_factory=list[str])
+
+    def add(self, record: Record) -> None:
+        """Take a record in."""
+        if record.target != self.target:
+            return
+        if record.kind == "winner":
+            self.winners[record.kernel] = record
+        elif record.kind == "variant":
+            self.ways[record.kernel] = record
+
+    # ---- schedules
+
+    def decide(self, op: Operator | None, kernel: Kernel, target: Target) -> Decision:
+        """The best schedule known for a kernel: its own record, the nearest one's, or the default."""
+        own = self.winners.get(kernel_hash(kernel)) if self.winners else None
+        if own is not None:
+            made = self._own(own, kernel)
+            if made is not None:
+                return made
+        else:
+            made = self._nearest(op, kernel, target)
+            if made is not None:
+                return made
+        trace = default_trace(op, kernel, target)
+        reason = DEFAULT_RULE
+        if own is not None:
+            reason += (
+                ": tuning found nothing better"
+                if own.verdict != "faster"
+                else ": the record in the log cannot be applied any more"
+            )
+        return Decision(trace, finish(kernel, trace), reason)
+
+    def _own(self, record: Record, kernel: Kernel) -> Decision | None:
+        if record.verdict != "faster":
+            return None
+        try:
+            made = admit(kernel, record.trace)
+        except ScheduleError:
+            return None
+        return Decision(record.trace, made, f"log record: {_gain(record)}")
+
+    def _nearest(self, op: Operator | None, kernel: Kernel, target: Target) -> Decision | None:
+        """The parameters of the nearest tuned kernel of the same operator and template."""
+        if op is None or not any(r.operator == op.name for r in self.winners.values()):
+            return None
+        space = space_of(op, kernel, target)
+        if space is None:
+            return None
+        mine = extents(kernel)
+        near = sorted(
+            (
+                (distance(mine, r.extents), r.kernel, r)
+                for r in self.winners.values()
+                if r.operator == op.name and r.family == space.family
+                and r.extents.keys() == mine.keys()
+            ),
+            key=lambda t: t[:2],
+        )  # fmt: skip
+        if not near or near[0][0] > NEAR or near[0][2].verdict != "faster":
+            return None  # where the nearest one kept the default, so do we
+        record = near[0][2]
+        choice = space.nearest(record.choice)
+        if choice == dict(space.default) or not space.cost(choice) <= 1.1 * space.cost(
+            space.default
+        ):
+            return None
+        try:
+            trace = space.trace(choice)
+            made = admit(kernel, trace)
+        except ScheduleError:
+            return None
+        shape = " ".join(f"{k}={v}" for k, v in record.extents.items())
+        return Decision(
+            trace, made, f"transferred from the nearest tuned shape ({shape}): {_gain(record)}"
+        )
+
+    # ---- ways to compute a node
+
+    def way(self, graph: Graph, node: Node) -> str | None:
+        """Name of the variant to compute a node with; None for the operator's own way."""
+        if not self.ways:
+            return None
+        own = self.ways.get(node_hash(graph, node))
+        if own is None:
+            mine = node_extents(graph, node)
+            near = sorted(
+                (distance(mine, r.extents), r.kernel)
+                for r in self.ways.values()
+                if r.operator == node.op and r.choice == node_choice(graph, node)
+            )
+            if not near or near[0][0] > NEAR_VARIANT:
+                return None
+            own = self.ways[near[0][1]]
+        return own.variant or None if own.verdict == "faster" else None
+
+
+def node_choice(graph: Graph, node: Node) -> Mapping[str, int | str]:
+    """What must agree exactly before a way is carried over: attributes and dtypes."""
+    types = ",".join(str(graph.types[i].dtype) for i in node.inputs if i)
+    out: dict[str, int | str] = {"types": types}
+    for name, value in sorted(node.attrs.items()):
+        out[name] = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return out
+
+
+def _gain(record: Record) -> str:
+    how = "" if record.source == "measured" else f" (estimated by {record.source})"
+    return f"{1 / record.ratio:.2f} times the default{how}" if record.ratio else f"faster{how}"
+
+
+def load_library(target: Target, folders: Sequence[Path] | None = None) -> Library:
+    """Records for a target; shipped ones first, so that the user's own replace them."""
+    library = Library(target_hash(target))
+    for folder in folders if folders is not None else (shipped_folder(), user_folder()):
+        for record in read(folder, target.name, library.problems):
+            library.add(record)
+    return library

@@ -1,0 +1,339 @@
+"""Check and time candidates for one kernel on the machine this process runs on.
+
+In: a `Job` (an unscheduled kernel, its default trace, candidate traces). Out: an `Outcome` for each.
+Invariants: a candidate is compared with the unscheduled kernel, compiled natively, before it is timed; the
+default runs in the same process and takes its turn in every round, so a disturbance hits both.
+
+Data are small whole numbers: sums of products are exact in any order, so a wrong operand or a missed
+tail shows as a difference of at least one. What is left (divisions, exponentials) is held to a bound that
+grows with the length of the kernel's sums.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tilewright.codegen.kernel import parallel_extent
+from tilewright.codegen.llvm import Jit
+from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module
+from tilewright.codegen.repeat import repeat_entry
+from tilewright.errors import TilewrightError
+from tilewright.loop.ir import Buffer, Kernel
+from tilewright.loop.pack import pack_array
+from tilewright.runtime.model import aligned_bytes
+from tilewright.schedule.target import Target
+from tilewright.schedule.trace import Trace
+from tilewright.tune.admit import admit, finish
+from tilewright.tune.estimate import estimate
+from tilewright.tune.identity import extents, kernel_hash, volume
+from tilewright.tune.records import Source, Verdict
+
+Array = npt.NDArray[Any]
+
+#: Faster or slower by less than this is called the same.
+MARGIN = 0.01
+#: A candidate this much slower after the first rounds is not timed any further.
+HOPELESS = 1.15
+FIRST_ROUNDS = 3
+#: A turn lasts at least this long (seconds), so that the clock does not matter.
+TURN = 2e-4
+#: Kernels that take longer find their data outside the inner caches in a real model.
+COLD = 1e-4
+#: Above this many iterations the unscheduled kernel takes too long: the default is the reference.
+MAX_PLAIN = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Candidates for one kernel; `rounds` turns each, `depth` the length of the kernel's sums.
+
+    `mode`: run the candidates here (`measure`) or only compile and judge them (`estimate`)."""
+
+    kernel: Kernel
+    target: Target
+    default: Trace
+    candidates: tuple[Trace, ...]
+    depth: int = 1
+    rounds: int = 12
+    mode: Literal["measure", "estimate"] = "measure"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a candidate; fields as in `records.Record`."""
+
+    verdict: Verdict
+    seconds: float | None = None
+    default: float | None = None
+    ratio: float | None = None
+    error: float | None = None
+    rounds: int = 0
+    note: str = ""
+    source: Source = "measured"
+
+
+def measure(job: Job) -> list[Outcome]:
+    """Judge all candidates of a job, in order."""
+    if job.mode == "estimate":
+        return _estimated(job)
+    bench = _bench(job)
+    outcomes: list[Outcome | None] = [None] * len(job.candidates)
+    running: dict[int, _Code] = {}
+    for i, trace in enumerate(job.candidates):
+        try:
+            code = _Code(admit(job.kernel, trace), job.target)
+        except TilewrightError as err:
+            outcomes[i] = Outcome("illegal", note=_line(err))
+            continue
+        reason = bench.difference(code)
+        if reason:
+            outcomes[i] = Outcome("wrong", note=reason)
+        else:
+            running[i] = code
+    for i, outcome in _timed(bench, running, job.rounds).items():
+        outcomes[i] = outcome
+    return [o if o is not None else Outcome("illegal", note="not judged") for o in outcomes]
+
+
+def _line(err: Exception) -> str:
+    text = " ".join(str(err).split())[:300]
+    return "".join(c for c in text if c.isprintable())
+
+
+def _estimated(job: Job) -> list[Outcome]:
+    """The same verdicts by the target's static model."""
+    base, source = estimate(finish(job.kernel, job.default), job.target)
+    out: list[Outcome] = []
+    for trace in job.candidates:
+        try:
+            seconds, _ = estimate(admit(job.kernel, trace), job.target)
+        except TilewrightError as err:
+            out.append(Outcome("illegal", note=_line(err), source=source))
+            continue
+        ratio = seconds / base
+        verdict = verdict_of(ratio, 0.0)
+        out.append(Outcome(verdict, seconds, base, ratio, 0.0, 1, "estimate", source))
+    return out
+
+
+def verdict_of(ratio: float, error: float) -> Verdict:
+    """Beyond the margin and twice the standard error, or the same."""
+    if ratio + 2 * error < 1 - MARGIN:
+        return "faster"
+    return "slower" if ratio - 2 * error > 1 + MARGIN else "same"
+
+
+# ---------------------------------------------------------------- timing
+
+
+def _timed(bench: _Bench, running: dict[int, _Code], rounds: int) -> dict[int, Outcome]:
+    """Interleaved turns of the default and all candidates; hopeless ones leave early."""
+    turns: dict[int, list[float]] = {i: [] for i in running}
+    base: list[float] = []
+    left = list(running)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for r in range(max(rounds, 1)):
+            if not left:
+                break
+            base.append(bench.turn(bench.default))
+            for i in left[r % len(left) :] + left[: r % len(left)]:
+                turns[i].append(bench.turn(running[i]))
+            if r + 1 == FIRST_ROUNDS:
+                left = [i for i in left if min(turns[i]) <= HOPELESS * min(base)]
+    finally:
+        if collecting:
+            gc.enable()
+    return {i: _judged(turns[i], base[: len(turns[i])]) for i in running}
+
+
+def _judged(mine: Sequence[float], base: Sequence[float]) -> Outcome:
+    ratios = np.asarray(mine) / np.asarray(base)
+    ratio = float(np.median(ratios))
+    spread = 1.4826 * float(np.median(np.abs(ratios - ratio)))
+    error = 1.2533 * spread / math.sqrt(len(ratios))
+    verdict = verdict_of(ratio, error)
+    if verdict == "faster" and min(mine) >= min(base):
+        verdict = "same"
+    return Outcome(verdict, min(mine), min(base), ratio, error, len(ratios))
+
+
+# ---------------------------------------------------------------- running kernels
+
+
+class _Code:
+    """A finished kernel as native code."""
+
+    def __init__(self, kernel: Kernel, target: Target) -> None:
+        self.kernel = replace(kernel, name="candidate")
+        self.count = parallel_extent(self.kernel)
+        seen = {"in": 0, "const": 0, "out": 0}
+        places: list[Place] = []
+        for p in kernel.params:
+            base: Literal["input", "output"] = "output" if p.role == "out" else "input"
+            number = seen["out"] if p.role == "out" else seen["in"]
+            seen["out" if p.role == "out" else "in"] += 1
+            places.append(Place(base, 0, number))
+        call = CallSite("candidate", tuple(places), self.count, False)
+        plan = ModulePlan("t", target, (self.kernel,), (call,), 0)
+        self.jit = Jit(emit_module(plan, with_weights=False) + repeat_entry(plan), target)
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+        self.repeat = kind(self.jit.address("t_repeat"))
+        self.context: Any = None
+        self.times = 0
+
+
+class _Bench:
+    """Data for one kernel, its default as native code, and the expected result."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        rng = np.random.default_rng(0)
+        raw = job.kernel
+        self.values = {p.buffer.name: _data(p.buffer, rng) for p in raw.params if p.role != "out"}
+        self.outputs = {p.buffer.name: _memory(p.buffer) for p in raw.params if p.role == "out"}
+        self.names_out = [p.buffer.name for p in raw.params if p.role == "out"]
+        self.packed: OrderedDict[tuple[str, str], Array] = OrderedDict()
+        self.evict = np.zeros(2 * job.target.l2_bytes, np.uint8)
+        self.default = _Code(finish(raw, job.default), job.target)
+        if volume(extents(raw)) <= MAX_PLAIN:
+            plain = _Code(finish(raw, ()), job.target)
+            self.expected = self.run(plain)
+            reason = self.difference(self.default)
+            if reason:
+                raise TilewrightError(
+                    f"the default schedule of {raw.name} gives another result than the unscheduled "
+                    f"kernel ({reason}): report this as a bug"
+                )
+        else:
+            self.expected = self.run(self.default)
+
+    def prepare(self, code: _Code) -> None:
+        """Pointers to the kernel's parameters, constants packed as it wants them."""
+        if code.context is not None:
+            return
+        packs = {p.buffer: p for p in code.kernel.packs}
+        inputs: list[Array] = []
+        for p in code.kernel.params:
+            name = p.buffer.name
+            if p.role == "out":
+                continue
+            array = self.values[name]
+            if name in packs:
+                key = (name, repr(packs[name]))
+                if key not in self.packed:
+                    self.packed[key] = _aligned(pack_array(array, packs[name]))
+                    if len(self.packed) > 16:
+                        self.packed.popitem(last=False)
+                array = self.packed[key]
+            inputs.append(array)
+        outputs = [self.outputs[n] for n in self.names_out]
+        ins = (ctypes.c_void_p * max(1, len(inputs)))(*[a.ctypes.data for a in inputs])
+        outs = (ctypes.c_void_p * max(1, len(outputs)))(*[a.ctypes.data for a in outputs])
+        pointers = (ctypes.addressof(ins), ctypes.addressof(outs), None, None)
+        code.context = ((ctypes.c_void_p * 4)(*pointers), ins, outs, inputs)
+
+    def run(self, code: _Code) -> dict[str, Array]:
+        """Run once on outputs full of a pattern; returns copies of their memory."""
+        self.prepare(code)
+        for array in self.outputs.values():
+            array.view(np.uint8)[...] = 0xA5
+        code.repeat(ctypes.addressof(code.context[0]), code.count, 1)
+        return {n: a.copy() for n, a in self.outputs.items()}
+
+    def difference(self, code: _Code) -> str:
+        """How the candidate's result departs from the expected one; empty if it does not."""
+        got = self.run(code)
+        for name, want in self.expected.items():
+            mine = got[name]
+            if not np.issubdtype(want.dtype, np.floating):
+                if not np.array_equal(mine, want):
+                    return f"{name}: {int(np.sum(mine != want))} of {want.size} elements differ"
+                continue
+            same = (mine == want) | (np.isnan(mine) & np.isnan(want))
+            if same.all():
+                continue
+            finite = want[np.isfinite(want) & (np.abs(want) < 1e30)]
+            scale = float(np.abs(finite).max()) if finite.size else 1.0
+            bound = float(np.finfo(want.dtype).eps) * (16 + self.job.depth) * max(scale, 1e-30)
+            with np.errstate(all="ignore"):
+                off = np.where(same, 0.0, np.abs(mine.astype(np.float64) - want))
+            worst = float(np.max(np.where(np.isnan(off), np.inf, off)))
+            if worst > bound:
+                return f"{name}: off by {worst:.3g}, the bound is {bound:.3g}"
+        return ""
+
+    def turn(self, code: _Code) -> float:
+        """Seconds per run of one turn."""
+        self.prepare(code)
+        context, count = ctypes.addressof(code.context[0]), code.count
+        if code.times == 0:
+            code.repeat(context, count, 1)
+            start = time.perf_counter()
+            code.repeat(context, count, 1)
+            once = max(time.perf_counter() - start, 1e-8)
+            code.times = max(1, math.ceil(TURN / once)) if once < COLD else 1
+        if code.times == 1:
+            self.evict.fill(1)
+        start = time.perf_counter()
+        code.repeat(context, count, code.times)
+        return (time.perf_counter() - start) / code.times
+
+
+def _bench(job: Job) -> _Bench:
+    """The bench of a kernel; the last one is kept, since jobs come in batches."""
+    key = f"{kernel_hash(job.kernel)} {job.default} {job.target}"
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = _Bench(job)
+    _kept[key].job = job
+    return _kept[key]
+
+
+_kept: dict[str, _Bench] = {}
+
+
+def _span(buffer: Buffer) -> int:
+    """Elements between the first and the last one of a strided window."""
+    return 1 + sum((n - 1) * abs(s) for n, s in zip(buffer.shape, buffer.strides, strict=True))
+
+
+def _memory(buffer: Buffer) -> Array:
+    dtype = np.dtype(buffer.dtype.numpy)
+    size = _span(buffer) * dtype.itemsize
+    return aligned_bytes(max(64, size))[:size].view(dtype)
+
+
+def _aligned(array: Array) -> Array:
+    out: Array = aligned_bytes(max(64, array.nbytes))[: array.nbytes].view(array.dtype)
+    out[...] = array.reshape(-1)
+    return out.reshape(array.shape)
+
+
+def _data(buffer: Buffer, rng: np.random.Generator) -> Array:
+    """Small whole numbers without zero for floats, the full range for bytes; constants keep shape."""
+    dtype = np.dtype(buffer.dtype.numpy)
+    n = _span(buffer)
+    if dtype.kind == "f":
+        data = rng.integers(1, 4, n) * rng.choice((-1, 1), n)
+    elif dtype.kind == "b":
+        data = rng.integers(0, 2, n)
+    elif dtype.itemsize == 1:
+        low = -128 if dtype.kind == "i" else 0
+        data = rng.integers(low, low + 256, n)
+    else:
+        data = rng.integers(0 if dtype.kind == "u" else -100, 101, n)
+    out = _memory(buffer)
+    out[...] = data.astype(dtype)
+    return out.reshape(buffer.shape) if buffer.space == "const" else out
