@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.core.attributes import integer
-from tilewright.core.dtypes import sum_of_products
+from tilewright.core.dtypes import I8, U8, sum_of_products
 from tilewright.core.window import read_window, window_of
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType
@@ -143,7 +143,12 @@ def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 
 def _import(node: ImportNode) -> Sequence[str]:
     """Conv of rank 3 (one spatial dim) or 4; depthwise ones become their own operator."""
-    x, w = node.type(0), node.type(1)
+    return _convolved(node, *node.inputs[: 3 if node.has(2) else 2])
+
+
+def _convolved(node: ImportNode, *operands: str) -> Sequence[str]:
+    """The convolution of `operands` (image, weights, maybe a bias) with the node's attributes."""
+    x, w = node.type_of(operands[0]), node.type_of(operands[1])
     if x.rank not in (3, 4):
         raise node.fail(f"convolution of {x} is not supported: one and two spatial dims are")
     if w.rank != x.rank or tuple(node.attr("kernel_shape", w.shape[2:])) != w.shape[2:]:
@@ -154,10 +159,10 @@ def _import(node: ImportNode) -> Sequence[str]:
         window = read_window(node.attr, x.shape[2:], w.shape[2:])
     except ValueError as err:
         raise node.fail(str(err)) from None
-    inputs = list(node.inputs[: 3 if node.has(2) else 2])
+    inputs = list(operands)
     if x.rank == 3:
         for i in (0, 1):
-            t = node.type(i)
+            t = node.type_of(inputs[i])
             shape = (*t.shape[:2], 1, t.shape[2])
             inputs[i] = node.add("reshape", [inputs[i]], {"shape": shape})[0]
     group = int(node.attr("group", 1))
@@ -172,6 +177,36 @@ def _import(node: ImportNode) -> Sequence[str]:
         n, c, _, length = node.type_of(y).shape
         return node.add("reshape", [y], {"shape": (n, c, length)})
     return [y]
+
+
+def _import_integer(node: ImportNode) -> Sequence[str]:
+    """ConvInteger: conv(x - z, w) = conv(x, w) - z * conv(1, w), whose borders are 0 as they should.
+
+    The second convolution is of constants; the zero points of the weights move into them.
+    """
+    x, w = node.type(0), node.need_const(1, "the weights")
+    if not {x.dtype, node.type(1).dtype} <= {I8, U8}:
+        raise node.fail(f"integer convolution of {x} is not supported: use bytes")
+    weights = w.astype(np.int32)
+    if node.has(3):
+        zeros = node.need_const(3, "the zero point of the weights")
+        weights = weights - zeros.reshape(-1, *[1] * (w.ndim - 1) if zeros.size > 1 else ())
+    for kind in (np.int8, np.uint8):
+        if np.array_equal(weights, weights.astype(kind)):
+            break
+    else:
+        raise node.fail("weights without their zero point exceed a byte: quantise them symmetrically")
+    (y,) = _convolved(node, node.inputs[0], node.constant(weights.astype(kind), "weights"))
+    zero = node.const(2)
+    if not node.has(2) or (zero is not None and not zero.any()):
+        return [y]
+    if node.type(2).size != 1:
+        raise node.fail(f"the zero point {node.type(2)} of the image is not a scalar: repair it")
+    ones = node.constant(np.ones(x.shape, np.uint8), "ones")
+    (share,) = _convolved(node, ones, node.constant(weights.astype(kind), "weights"))
+    (z,) = node.add("cast", [node.inputs[2]], {"to": "i32"})
+    (z,) = node.add("reshape", [z], {"shape": ()})
+    return node.add("sub", [y, *node.add("mul", [share, z])])
 
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
@@ -218,7 +253,7 @@ OPERATORS = [
         samples=_samples,
         flops=_flops,
         depth=_depth,
-        onnx={"Conv": _import},
+        onnx={"Conv": _import, "ConvInteger": _import_integer},
         doc="convolution over two spatial dims; pads are (top, left, bottom, right)",
     )
 ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.core.dtypes import sum_of_products
+from tilewright.core.dtypes import I8, U8, sum_of_products
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -141,6 +141,50 @@ def _import_gemm(node: ImportNode) -> Sequence[str]:
     return node.add("matmul", [a, b, _scaled(node, node.inputs[2], beta)])
 
 
+def _import_integer(node: ImportNode) -> Sequence[str]:
+    """MatMulInteger: (A - a)(B - b) = AB - a (sums of B's columns - K b) - (sums of A's rows) b.
+
+    Zero points are scalars, or one per row of A and column of B; that of constant weights moves into them.
+    """
+    left, right = node.inputs[:2]
+    ta, tb = node.type(0), node.type(1)
+    if ta.rank < 2 or tb.rank < 2 or not {ta.dtype, tb.dtype} <= {I8, U8}:
+        raise node.fail(f"the product of {ta} and {tb} is not supported: use matrices of bytes")
+    a, b = _zero(node, 2, (ta.shape[-2], 1)), _zero(node, 3, (tb.shape[-1],))
+    known, zeros = node.const(1), node.const(3)
+    if b and known is not None and zeros is not None:
+        centred = known.astype(np.int32) - zeros
+        if np.array_equal(centred, centred.astype(np.int8)):
+            right, b = node.constant(centred.astype(np.int8), "weights"), ""
+    (y,) = node.add("matmul", [left, right])
+    if a:
+        (sums,) = node.add("reduce_sum", [right], _summed(tb.rank - 2))
+        if b:
+            count = node.constant(np.asarray(ta.shape[-1], np.int32), "count")
+            (sums,) = node.add("sub", [sums, *node.add("mul", [b, count])])
+        (y,) = node.add("sub", [y, *node.add("mul", [a, sums])])
+    if b:
+        (sums,) = node.add("reduce_sum", [left], _summed(ta.rank - 1))
+        (y,) = node.add("sub", [y, *node.add("mul", [sums, b])])
+    return [y]
+
+
+def _summed(axis: int) -> dict[str, Any]:
+    return {"axes": (axis,), "keepdims": True, "to": "i32"}
+
+
+def _zero(node: ImportNode, i: int, shape: tuple[int, ...]) -> str:
+    """Zero point `i` in i32, a scalar or of `shape`; empty where it is absent or known to be 0."""
+    known = node.const(i)
+    if not node.has(i) or (known is not None and not known.any()):
+        return ""
+    (zero,) = node.add("cast", [node.inputs[i]], {"to": "i32"})
+    t = node.type(i)
+    if t.size == 1:
+        return node.add("reshape", [zero], {"shape": ()})[0]
+    return node.add("reshape", [zero], {"shape": shape})[0] if t.rank == 1 else zero
+
+
 def _scaled(node: ImportNode, x: str, factor: float) -> str:
     """x * factor, folded if x is constant."""
     if factor == 1.0:
@@ -186,7 +230,11 @@ OPERATORS = [
         samples=_samples,
         flops=_flops,
         depth=_depth,
-        onnx={"MatMul": _import_matmul, "Gemm": _import_gemm},
+        onnx={
+            "MatMul": _import_matmul,
+            "Gemm": _import_gemm,
+            "MatMulInteger": _import_integer,
+        },
         doc="C = A B (+ bias), batched with broadcasting",
     )
 ]

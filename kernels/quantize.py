@@ -1,4 +1,4 @@
-"""Between floats and bytes: ONNX QuantizeLinear and DequantizeLinear.
+"""Between floats and bytes: ONNX QuantizeLinear, DynamicQuantizeLinear and DequantizeLinear.
 
 quantize    y = clamp(round(x / scale) + zero_point), ties to even
 dequantize  y = (x - zero_point) * scale
@@ -162,6 +162,24 @@ def _import_dequantize(node: ImportNode) -> Sequence[str]:
     return node.add("dequantize", [node.inputs[0], *_parameters(node, x.dtype)])
 
 
+def _import_dynamic(node: ImportNode) -> Sequence[str]:
+    """DynamicQuantizeLinear: u8 with the scale and zero point that just hold x and 0; (y, scale, zero)."""
+    x = node.inputs[0]
+    if node.type(0).dtype is not F32:
+        raise node.fail(f"dynamic quantisation of {node.type(0)} is not supported: use float32")
+    nothing = node.constant(np.zeros((), np.float32), "nothing")
+    whole = {"axes": tuple(range(node.type(0).rank)), "keepdims": False}
+    (low,) = node.add("min", [*node.add("reduce_min", [x], whole), nothing])
+    (high,) = node.add("max", [*node.add("reduce_max", [x], whole), nothing])
+    (span,) = node.add("sub", [high, low])
+    (scale,) = node.add("div", [span, node.constant(np.asarray(255, np.float32), "steps")])
+    (flat,) = node.add("eq", [span, nothing])  # all zeros: any scale will do
+    (scale,) = node.add("where", [flat, node.constant(np.ones((), np.float32), "one"), scale])
+    none = node.constant(np.zeros((), np.uint8), "none")
+    (zero,) = node.add("quantize", [*node.add("neg", [low]), scale, none])
+    return [*node.add("quantize", [x, scale, zero]), scale, zero]
+
+
 # ---------------------------------------------------------------- samples
 
 
@@ -194,7 +212,7 @@ OPERATORS = [
         reference=_quantize_reference,
         compute=_quantize,
         samples=_quantize_samples,
-        onnx={"QuantizeLinear": _import_quantize},
+        onnx={"QuantizeLinear": _import_quantize, "DynamicQuantizeLinear": _import_dynamic},
         doc="floats to small integers: round(x / scale) + zero_point",
     ),
     Operator(
