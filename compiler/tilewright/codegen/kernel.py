@@ -74,11 +74,11 @@ def emit_kernel(kernel: Kernel, target: Target) -> tuple[str, list[str]]:
     Returns the function's text and the declarations it needs. Raises `IRError` for what the loop
     passes should have removed (unexpanded math, vector loops of unknown extent).
     """
-    emitter = _Emitter(kernel, target)
+    emitter = Emitter(kernel, target)
     return emitter.function(), list(emitter.declarations)
 
 
-class _Emitter(Addressing):
+class Emitter(Addressing):
     def __init__(self, kernel: Kernel, target: Target) -> None:
         super().__init__(target.pointer_bytes)
         self.has_round = target.board is None  # FPv4 lacks it

@@ -1,0 +1,49 @@
+"""bind(var, axis): the iterations of a loop are the blocks, or the threads of a block, of a GPU.
+
+Blocks may run in any order, the threads of one nest at the same time; between two nests of threads all
+threads of a block wait for each other. Legal iff the iterations are independent, blocks enclose threads,
+and a loop of blocks is an outermost loop (or directly inside another one).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tilewright.errors import ScheduleError
+from tilewright.loop.ir import Block, For, If, Kernel, Stmt
+from tilewright.schedule.legality import carried, require_loop, require_serial
+
+
+def bind(kernel: Kernel, var: str, axis: str) -> Kernel:
+    """Bind every loop called `var` to `axis`: "block" or "thread"."""
+    if axis not in ("block", "thread"):
+        raise ScheduleError(f"the axis `{axis}` is neither block nor thread")
+    require_serial(kernel, var)
+    for f in require_loop(kernel, var):
+        reason = carried(f.body, var)
+        if reason:
+            raise ScheduleError(reason)
+        if axis == "block" and not f.extent.is_const:
+            raise ScheduleError(f"the extent of `{var}` is not constant")
+    return replace(kernel, body=_block(kernel.body, var, axis, "outside"))
+
+
+def _block(block: Block, var: str, axis: str, where: str) -> Block:
+    """`where` we are: outside all loops but blocks, inside serial loops, or inside threads."""
+    return tuple(_statement(s, var, axis, where) for s in block)
+
+
+def _statement(s: Stmt, var: str, axis: str, where: str) -> Stmt:
+    if isinstance(s, If):
+        return If(s.cond, _block(s.then, var, axis, where), _block(s.orelse, var, axis, where))
+    if not isinstance(s, For):
+        return s
+    if s.var == var:
+        if axis == "block" and where != "outside":
+            raise ScheduleError(f"`{var}` is inside a loop that is not one of blocks")
+        return For(s.var, s.extent, _block(s.body, var, axis, _inside(axis, where)), axis)  # type: ignore[arg-type]
+    return replace(s, body=_block(s.body, var, axis, _inside(s.kind, where)))
+
+
+def _inside(kind: str, where: str) -> str:
+    return where if kind == "block" else "threads" if kind == "thread" else "inside"
