@@ -10,6 +10,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any
 
 from tilewright.artifact.toolchain import find_compiler
 from tilewright.artifact.write import Written, write_artifact
-from tilewright.codegen.llvm import Jit, to_assembly, to_object
+from tilewright.codegen.llvm import Jit, to_assembly, to_object, to_object_and_assembly
 from tilewright.codegen.module import emit_module
 from tilewright.errors import TargetError, ToolchainError
+from tilewright.footprint import Footprint, footprint
 from tilewright.pipeline import Progress, Source, build, resolve_target
 from tilewright.program import Program, Tensor
 from tilewright.runtime.loader import Pool
@@ -84,16 +86,41 @@ def load(path: str | Path, threads: int = 1) -> Model:
 # ---------------------------------------------------------------- artifacts
 
 
-def write(program: Program, directory: Path, model_hash: str = "") -> Written:
-    """Write `program` as an artifact into `directory`."""
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Object code of a program, and what it needs of a microcontroller (None on other targets)."""
+
+    code: bytes
+    need: Footprint | None = None
+
+
+def generate(program: Program) -> Generated:
+    """Object code of `program`."""
     text = emit_module(program.plan(), with_weights=True)
-    code = to_object(text, program.target, program.weights)
+    if program.target.board is None:
+        return Generated(to_object(text, program.target, program.weights))
+    code, listing = to_object_and_assembly(text, program.target, program.weights)
+    return Generated(code, footprint(program, code, listing))
+
+
+def write(
+    program: Program, directory: Path, model_hash: str = "", generated: Generated | None = None
+) -> Written:
+    """Write `program` as an artifact into `directory`; `generated` if there is code of it already.
+
+    What fits into the part is the caller's decision: see `footprint.require_fit`.
+    """
+    made = generated or generate(program)
     target = {
         "name": program.target.name,
         "triple": program.target.triple,
         "required_features": list(program.target.required),
     }
-    return write_artifact(directory, spec_of(program), code, _facts(program, model_hash), target)
+    facts = _facts(program, model_hash)
+    if made.need is not None:
+        facts["memory"] = asdict(made.need)
+    spec = spec_of(program, made.need.stack if made.need else 0)
+    return write_artifact(directory, spec, made.code, facts, target)
 
 
 def assembly(program: Program) -> str:
@@ -125,8 +152,8 @@ def _facts(program: Program, model_hash: str) -> dict[str, Any]:
     }
 
 
-def spec_of(program: Program) -> Spec:
-    """The caller's view of a program."""
+def spec_of(program: Program, stack_bytes: int = 0) -> Spec:
+    """The caller's view of a program; `stack_bytes` where it is known."""
 
     def tensors(items: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(t.name, t.type.shape, t.type.dtype.numpy.name) for t in items)
@@ -139,6 +166,9 @@ def spec_of(program: Program) -> Spec:
         arena_bytes=program.arena_bytes,
         weights_bytes=program.weights_bytes,
         features=program.target.required,
+        arena_align=program.target.align,
+        stack_bytes=stack_bytes,
+        threads=program.target.board is None,
     )
 
 

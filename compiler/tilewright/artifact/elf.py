@@ -50,12 +50,13 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A symbol; `section` 0 means undefined."""
+    """A symbol; `section` 0 means undefined, `size` is that of a function or object in bytes."""
 
     name: str
     binding: int
     visibility: int
     section: int
+    size: int = 0
 
     @property
     def is_local(self) -> bool:
@@ -153,9 +154,10 @@ class Elf:
         strings = self.sections[table.link]
         for row in struct.iter_unpack(form, self._bytes(table, struct.calcsize(form))):
             info, other, section = row[1:4] if self.wide else row[3:6]
+            size = row[5] if self.wide else row[2]
             name = self._string(strings, row[0])
             if name:
-                yield Symbol(name, info >> 4, other & 3, section)
+                yield Symbol(name, info >> 4, other & 3, section, size)
 
     def _string(self, table: Section, offset: int) -> str:
         start, end = table.offset + offset, table.offset + table.size

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from tilewright.runtime.model import ARENA_ALIGN, Spec, TensorSpec
+from tilewright.runtime.model import Spec, TensorSpec
 
 C_TYPES = {
     "float32": "float", "float64": "double", "float16": "uint16_t", "bool": "uint8_t", "int8": "int8_t",
@@ -65,7 +65,6 @@ def comment(text: str) -> str:
 def header(spec: Spec) -> str:
     """Text of NAME.h."""
     n, upper = spec.name, macro(spec.name)
-    pad = " " * (len(n) + len("int32_t _run_parallel("))
     lines = [
         f"/* {n}: a model compiled by tilewright for {comment(spec.target)}.",
         " *",
@@ -85,15 +84,31 @@ def header(spec: Spec) -> str:
         'extern "C" {',
         "#endif",
         "",
-        f"#define {upper}_ARENA_BYTES {max(spec.arena_bytes, ARENA_ALIGN)}",
-        f"#define {upper}_ARENA_ALIGN {ARENA_ALIGN}",
+        f"#define {upper}_ARENA_BYTES {spec.arena_size}",
+        f"#define {upper}_ARENA_ALIGN {spec.arena_align}",
+        *([] if spec.threads else _memory(spec)),
         "",
         *_tensors(spec, "INPUT", spec.inputs),
         *_tensors(spec, "OUTPUT", spec.outputs),
-        "struct tilewright_parallel; /* see tilewright.h */",
-        "",
         "/* Runs the model on the calling thread. Returns 0, or 1 if the arena is misaligned. */",
         f"int32_t {n}_run(const void *const *inputs, void *const *outputs, void *arena);",
+        "",
+        *(_threads(spec) if spec.threads else []),
+        "#ifdef __cplusplus",
+        "}",
+        "#endif",
+        "",
+        "#endif",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _threads(spec: Spec) -> list[str]:
+    """What only machines with an operating system have: threads, CPUs of several kinds."""
+    n = spec.name
+    pad = " " * (len(n) + len("int32_t _run_parallel("))
+    return [
+        "struct tilewright_parallel; /* see tilewright.h */",
         "",
         "/* The same on several threads; `parallel` may be NULL: one thread. */",
         f"int32_t {n}_run_parallel(const void *const *inputs, void *const *outputs, void *arena,",
@@ -105,13 +120,32 @@ def header(spec: Spec) -> str:
         *_cpu_check(spec),
         "}",
         "",
-        "#ifdef __cplusplus",
-        "}",
-        "#endif",
+    ]
+
+
+def _memory(spec: Spec) -> list[str]:
+    """What firmware must set aside, and checks at compile time that it fits."""
+    n, upper = spec.name, macro(spec.name)
+    return [
         "",
+        "/* Flash for the weights, and the most stack that a run takes below its caller. */",
+        f"#define {upper}_WEIGHTS_BYTES {spec.weights_bytes}",
+        f"#define {upper}_STACK_BYTES {spec.stack_bytes}",
+        "",
+        f"/* Defines a static arena: {upper}_ARENA(arena); */",
+        f"#define {upper}_ARENA(name) \\",
+        f"  static unsigned char name[{upper}_ARENA_BYTES] __attribute__((aligned({upper}_ARENA_ALIGN)))",
+        "",
+        "/* Define the RAM that the arena may take, and a model that outgrows it fails to build. */",
+        f"#if defined({upper}_ARENA_LIMIT) && {upper}_ARENA_BYTES > {upper}_ARENA_LIMIT",
+        f'#error "the arena of {n} is larger than {upper}_ARENA_LIMIT"',
+        "#endif",
+        "#if defined(__cplusplus)",
+        f'static_assert(sizeof(void *) == 4, "{n} is compiled for 32-bit pointers");',
+        "#elif defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L",
+        f'_Static_assert(sizeof(void *) == 4, "{n} is compiled for 32-bit pointers");',
         "#endif",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _tensors(spec: Spec, kind: str, tensors: Sequence[TensorSpec]) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tilewright.errors import ArtifactError
-from tilewright.runtime.model import Spec, TensorSpec
+from tilewright.runtime.model import ARENA_ALIGN, Spec, TensorSpec
 
 SCHEMA = 1
 FILE_NAME = "manifest.json"
@@ -75,7 +75,11 @@ def hash_file(path: Path) -> File:
 def to_json(manifest: Manifest) -> str:
     """JSON text with sorted keys."""
     spec = manifest.spec
-    arena = {**manifest.facts.get("arena", {}), "bytes": spec.arena_bytes, "align": 64}
+    arena = {
+        **manifest.facts.get("arena", {}),
+        "bytes": spec.arena_bytes,
+        "align": spec.arena_align,
+    }
     table = {
         **manifest.facts,
         "schema": SCHEMA,
@@ -88,6 +92,8 @@ def to_json(manifest: Manifest) -> str:
         "inputs": [_tensor_table(t) for t in spec.inputs],
         "outputs": [_tensor_table(t) for t in spec.outputs],
         "weights_bytes": spec.weights_bytes,
+        "stack_bytes": spec.stack_bytes,
+        "threads": spec.threads,
         "arena": arena,
         "files": {n: {"bytes": f.bytes, "sha256": f.sha256} for n, f in manifest.files.items()},
     }
@@ -147,8 +153,13 @@ def parse(data: bytes) -> Manifest:
         arena_bytes=_count(_get(table, "arena", dict), "bytes"),
         weights_bytes=_count(table, "weights_bytes"),
         features=tuple(features),
+        arena_align=_align(_get(table, "arena", dict)),
+        stack_bytes=_count(table, "stack_bytes") if "stack_bytes" in table else 0,
+        threads=_get(table, "threads", bool) if "threads" in table else True,
     )
-    known = {"schema", "name", "target", "inputs", "outputs", "weights_bytes", "files"}
+    known = {
+        "schema", "name", "target", "inputs", "outputs", "weights_bytes", "stack_bytes", "threads", "files",
+    }  # fmt: skip
     facts = {k: v for k, v in table.items() if k not in known}
     return Manifest(spec, _get(target, "triple", str), _files(table), facts)
 
@@ -165,6 +176,13 @@ def _count(table: Mapping[str, Any], key: str) -> int:
     if not 0 <= value < 1 << 48:
         raise ArtifactError(f"`{key}` is {value}")
     return value
+
+
+def _align(arena: Mapping[str, Any]) -> int:
+    align = _count(arena, "align") if "align" in arena else ARENA_ALIGN
+    if align not in (16, 32, 64):
+        raise ArtifactError(f"`align` is {align}")
+    return align
 
 
 def _tensors(table: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:

@@ -36,10 +36,10 @@ from tilewright.artifact.elf import (
     Elf,
 )
 from tilewright.artifact.manifest import Manifest
+from tilewright.artifact.symbols import MEMORY, may_call
+from tilewright.artifact.symbols import entry_points as entry_points_of
 from tilewright.errors import ArtifactError
 
-#: What a compiler may call on its own in freestanding code.
-_MEMORY = frozenset({"memcpy", "memmove", "memset", "memcmp"})
 #: What the thread pool needs of the C library.
 _POOL_NEEDS = frozenset({
     "aligned_alloc", "free", "clock_gettime", "syscall", "sysconf", "sched_getaffinity",
@@ -104,7 +104,7 @@ def _code(directory: Path, manifest: Manifest) -> list[str]:
 
 
 def check_object(
-    elf: Elf, manifest: Manifest, may_need: frozenset[str] = _MEMORY, entry_points: bool = True
+    elf: Elf, manifest: Manifest, may_need: frozenset[str] | None = None, entry_points: bool = True
 ) -> list[str]:
     """Problems of an object file: the model's own, or (without entry points) the pool's."""
     problems = _machine(elf, manifest, ET_REL)
@@ -112,11 +112,12 @@ def check_object(
     needed = sorted(
         {s.name for s in symbols if s.section == 0 and not s.is_local and not s.is_weak}
     )
-    problems += [f"{elf.what} needs the symbol {n}" for n in needed if not _allowed(n, may_need)]
+    allowed = may_call(manifest.spec) if may_need is None else may_need
+    problems += [f"{elf.what} needs the symbol {n}" for n in needed if not _allowed(n, allowed)]
     if entry_points:
         exported = {s.name for s in symbols if s.is_exported}
         name = manifest.spec.name
-        for entry in (f"{name}_run", f"{name}_run_parallel"):
+        for entry in entry_points_of(manifest.spec):
             if entry not in exported:
                 problems.append(f"{elf.what} does not define {entry}")
         problems += [
@@ -152,7 +153,7 @@ def _check_archive(data: bytes, code: bytes | None, manifest: Manifest) -> list[
                 problems.append(f"{what} holds another {name}.o than the one beside it")
         else:
             elf = Elf(body, f"{what}({member})")
-            problems += check_object(elf, manifest, _MEMORY | _POOL_NEEDS, entry_points=False)
+            problems += check_object(elf, manifest, MEMORY | _POOL_NEEDS, entry_points=False)
     if not found:
         problems.append(f"{what} does not hold {name}.o")
     return problems
@@ -167,7 +168,7 @@ def check_library(elf: Elf, manifest: Manifest) -> list[str]:
     problems += [
         f"{what} needs the symbol {n}"
         for n in sorted(needed)
-        if not _allowed(n, _MEMORY | _POOL_NEEDS)
+        if not _allowed(n, MEMORY | _POOL_NEEDS)
     ]
     exported = {s.name for s in symbols if s.is_exported}
     entries = {f"{name}_run", f"{name}_run_parallel"}

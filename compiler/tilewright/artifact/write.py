@@ -1,7 +1,7 @@
 """Write an artifact directory.
 
 In: a `Spec`, object code, facts for the manifest. Out: NAME.o, NAME.a, NAME.so, NAME.h, example.c,
-manifest.json and the thread pool's sources.
+manifest.json and the thread pool's sources (microcontrollers: no library, no threads).
 Invariant: everything is made in a temporary directory beside the destination and moved at the end, so
 that a failure leaves the destination as it was; files that are not an artifact's are never touched; the
 same inputs and C compiler give the same bytes.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.artifact import archive
+from tilewright.artifact.board_example import board_example
 from tilewright.artifact.elf import MACHINES, Elf
 from tilewright.artifact.example import example
 from tilewright.artifact.header import header
@@ -30,6 +31,7 @@ from tilewright.artifact.manifest import (
     read,
     to_json,
 )
+from tilewright.artifact.symbols import entry_points, foreign_symbols
 from tilewright.artifact.toolchain import Compiler, find_compiler, is_linux, missing
 from tilewright.errors import ArtifactError, ToolchainError
 from tilewright.runtime.model import Spec
@@ -71,7 +73,7 @@ def write_artifact(
     name that is not part of an artifact.
     """
     triple = str(target["triple"])
-    check_object(object_code, spec.name, triple)
+    check_object(object_code, spec, triple)
     directory = Path(os.path.abspath(directory))
     written = Written(directory)
     try:
@@ -89,8 +91,10 @@ def write_artifact(
     return written
 
 
-def check_object(code: bytes, name: str, triple: str) -> None:
-    """Raise `ArtifactError` unless `code` is an object for `triple` that defines the entry points."""
+def check_object(code: bytes, spec: Spec, triple: str) -> None:
+    """Raise `ArtifactError` unless `code` is an object for `triple` that defines the entry points and
+    needs nothing that is not there."""
+    name = spec.name
     if not is_identifier(name):
         raise ArtifactError(
             f"`{name}` cannot be a model's name in C: use letters, digits and _ (--name)"
@@ -100,9 +104,14 @@ def check_object(code: bytes, name: str, triple: str) -> None:
     if wanted is not None and elf.machine != wanted:
         raise ArtifactError(f"the object code of {name} is not for {triple}")
     exported = {s.name for s in elf.symbols() if s.is_exported}
-    for entry in (f"{name}_run", f"{name}_run_parallel"):
+    for entry in entry_points(spec):
         if entry not in exported:
             raise ArtifactError(f"the object code of {name} does not define {entry}")
+    foreign = [] if spec.threads else sorted(foreign_symbols(elf, spec))
+    if foreign:
+        raise ArtifactError(
+            f"the object code of {name} needs {', '.join(foreign)}, which {spec.target} has no library for"
+        )
 
 
 # ---------------------------------------------------------------- making
@@ -120,7 +129,11 @@ def _build(
     name = spec.name
     (stage / f"{name}.o").write_bytes(code)
     (stage / f"{name}.h").write_text(header(spec), encoding="utf-8")
-    (stage / "example.c").write_text(example(spec), encoding="utf-8")
+    make = example if spec.threads else board_example
+    (stage / "example.c").write_text(make(spec), encoding="utf-8")
+    if not spec.threads:
+        (stage / f"{name}.a").write_bytes(archive.pack([(f"{name}.o", code)]))
+        return dict(facts)
     runtime = resources.files("tilewright.runtime")
     for source in _POOL_SOURCES:
         (stage / source).write_bytes((runtime / source).read_bytes())

@@ -65,7 +65,22 @@ def to_assembly(text: str, target: Target) -> str:
 def to_object(text: str, target: Target, weights: bytes | memoryview = b"") -> bytes:
     """ELF object of a module; `weights` fill its weights section."""
     machine = _machine(target)
-    code = bytearray(machine.emit_object(_optimised(text, machine)))
+    return _object(_optimised(text, machine), machine, target, weights)
+
+
+def to_object_and_assembly(
+    text: str, target: Target, weights: bytes | memoryview = b""
+) -> tuple[bytes, str]:
+    """The object of a module and the same code as text (without the weights)."""
+    machine = _machine(target)
+    module = _optimised(text, machine)
+    return _object(module, machine, target, weights), str(machine.emit_assembly(module))
+
+
+def _object(
+    module: llvm.ModuleRef, machine: llvm.TargetMachine, target: Target, weights: bytes | memoryview
+) -> bytes:
+    code = bytearray(machine.emit_object(module))
     if len(weights):
         at, size = _section(code, WEIGHTS_SECTION)
         if size < len(weights):

@@ -104,8 +104,10 @@ def _word(target: Target) -> str:
 def _thunk(plan: ModulePlan, i: int, call: CallSite) -> str:
     """`void NAME_step<i>(context, begin, end)`: finds the arguments and calls the kernel."""
     word, size = _word(plan.target), plan.target.pointer_bytes
+    once = "noinline " if plan.target.board else ""  # flash holds the code of a step once
     lines = [
-        f"define hidden void @{plan.name}_step{i}(ptr %context, {word} %begin, {word} %end) #0 {{"
+        f"define hidden void @{plan.name}_step{i}(ptr %context, {word} %begin, {word} %end) "
+        f"{once}#0 {{"
     ]
     bases: dict[tuple[str, int], str] = {}
     args: list[str] = []

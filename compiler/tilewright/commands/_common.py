@@ -103,6 +103,21 @@ def size(n: int) -> str:
     return f"{value:.2f} {unit}"
 
 
+def parse_size(text: str | None, option: str) -> int | None:
+    """`96K`, `2M` or bytes as a number; wrong syntax is a usage error."""
+    if text is None:
+        return None
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    if not number.isdecimal() or unit not in _UNITS or int(number) == 0:
+        raise typer.BadParameter(
+            f"{option} {text}: write bytes, or 96K or 2M for multiples of 1024"
+        )
+    return int(number) * _UNITS[unit]
+
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20}
+
+
 def read_arrays(items: Sequence[str] | None) -> dict[str, Array]:
     """`name=file.npy` options as arrays by name."""
     out: dict[str, Array] = {}

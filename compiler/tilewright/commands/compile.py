@@ -15,12 +15,15 @@ from tilewright.commands._common import (
     ShapeList,
     TargetName,
     console,
+    escape,
     locate,
     notice,
+    parse_size,
     progress,
     size,
 )
-from tilewright.pipeline import build
+from tilewright.footprint import Footprint, require_fit
+from tilewright.pipeline import build, resolve_target
 
 NAME = "compile"
 
@@ -36,16 +39,36 @@ def command(
     dump_ir: Annotated[
         Path | None, typer.Option(help="directory for the text of every stage")
     ] = None,
+    ram: Annotated[
+        str | None,
+        typer.Option(help="microcontrollers: RAM for the model, as 96K (default: the part's)"),
+    ] = None,
+    flash: Annotated[
+        str | None, typer.Option(help="microcontrollers: flash for the model, as 512K or 2M")
+    ] = None,
 ) -> None:
-    """Compile a model ahead of time: object, libraries, header, manifest, C example."""
+    """Compile a model ahead of time: object, libraries, header, manifest, C example.
+
+    For a microcontroller, prints flash and RAM of every step, and refuses a model that does not fit.
+    """
     start = time.perf_counter()
     if name is not None and not (name.isidentifier() and name.isascii()):
         raise typer.BadParameter(f"--name {name} is not a C identifier")
+    board = resolve_target(target).board
+    limits = parse_size(flash, "--flash"), parse_size(ram, "--ram")
+    if board is None and any(limits):
+        raise typer.BadParameter(
+            f"--ram and --flash are for microcontrollers, which {target} is not"
+        )
     path, shapes = locate(model, shape)
     with progress() as report:
         program = build(path, target, shapes, report, notice, dump_ir, name)
         report("generate code", 0.0)
-        written = api.write(program, output, api.source_hash(path))
+        generated = api.generate(program)
+        if generated.need is not None and board is not None:
+            available = limits[0] or board.flash_bytes, limits[1] or board.ram_bytes
+            require_fit(generated.need, *available, board.stack_bytes)
+        written = api.write(program, output, api.source_hash(path), generated)
         if dump_ir is not None:
             (dump_ir / "6_assembly.s").write_text(api.assembly(program), encoding="utf-8")
     table = Table(title=f"{program.name} for {program.target.name}", title_justify="left")
@@ -58,5 +81,27 @@ def command(
         f"{len(program.steps)} steps, {len(program.kernels)} kernels, weights {size(program.weights_bytes)}, "
         f"arena {size(program.arena_bytes)}, compiled in {time.perf_counter() - start:.1f} s"
     )
+    if generated.need is not None and board is not None:
+        _memory(generated.need, *available)
     for note in written.notes:
         notice(note)
+
+
+def _memory(need: Footprint, flash: int, ram: int) -> None:
+    """Where flash and RAM go, step by step."""
+    table = Table(title="memory in bytes", title_justify="left")
+    for column in ("step", "first node"):
+        table.add_column(column)
+    for column in ("code", "weights", "live arena", "stack"):
+        table.add_column(column, justify="right")
+    peak = need.peak()
+    for s in need.steps:
+        style = "bold" if s is peak else None
+        numbers = map(str, (s.code, s.weights, s.arena, s.stack))
+        table.add_row(s.label, escape(s.node), *numbers, style=style)
+    console.print(table)
+    console.print(
+        f"flash {need.flash} of {flash} bytes: code {need.code}, weights {need.weights}\n"
+        f"RAM {need.ram} of {ram} bytes: arena {need.arena}, inputs {need.inputs}, outputs "
+        f"{need.outputs}, stack {need.stack}"
+    )

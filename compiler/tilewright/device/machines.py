@@ -14,9 +14,13 @@ from tilewright.errors import TargetError
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Addresses and sizes in bytes; `clock` in Hz drives the timer that counts instructions."""
+    """Addresses and sizes in bytes; `clock` in Hz drives the timer that counts instructions.
+
+    `vectors` is where the processor finds its stack pointer and entry after reset.
+    """
 
     name: str
+    vectors: int
     flash: int
     flash_bytes: int
     ram: int
@@ -29,12 +33,15 @@ class Machine:
         return 1e9 / self.clock
 
 
+_MIB = 1 << 20
 _MACHINES = {
     m.name: m
     for m in (
-        Machine("mps2-an386", 0x00000000, 4 << 20, 0x20000000, 4 << 20, 25_000_000),
-        Machine("mps2-an500", 0x00000000, 4 << 20, 0x20000000, 4 << 20, 25_000_000),
-        Machine("mps3-an547", 0x10000000, 512 << 10, 0x30000000, 512 << 10, 32_000_000),
+        # SSRAM1, SSRAM2 and 3
+        Machine("mps2-an386", 0, 0x400, 4 * _MIB - 0x400, 0x20000000, 4 * _MIB, 25_000_000),
+        Machine("mps2-an500", 0, 0x400, 4 * _MIB - 0x400, 0x20000000, 4 * _MIB, 25_000_000),
+        # tightly coupled memory, SRAM and ISRAM at their secure addresses
+        Machine("mps3-an547", 0x10000000, 0x11000000, 2 * _MIB, 0x31000000, 4 * _MIB, 32_000_000),
     )
 }
 

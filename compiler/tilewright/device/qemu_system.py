@@ -200,8 +200,9 @@ def _link(program: Program, board: Machine, folder: Path) -> None:
 def link_script(template: str, board: Machine, stack_bytes: int = STACK_BYTES) -> str:
     """The linker script for a board."""
     values = {
-        "FLASH": f"{board.flash:#x}", "FLASH_BYTES": str(board.flash_bytes),
-        "RAM": f"{board.ram:#x}", "RAM_BYTES": str(board.ram_bytes), "STACK_BYTES": str(stack_bytes),
+        "VECTORS": f"{board.vectors:#x}", "FLASH": f"{board.flash:#x}", "RAM": f"{board.ram:#x}",
+        "FLASH_BYTES": str(board.flash_bytes), "RAM_BYTES": str(board.ram_bytes),
+        "STACK_BYTES": str(stack_bytes),
     }  # fmt: skip
     for key, value in values.items():
         template = template.replace(f"@{key}@", value)

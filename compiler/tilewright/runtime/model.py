@@ -55,7 +55,10 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a caller must know about a compiled model; `features` are required CPU features."""
+    """What a caller must know about a compiled model; `features` are required CPU features.
+
+    `stack_bytes` is what a run takes at most (0: not known), without `threads` there is no run_parallel.
+    """
 
     name: str
     target: str
@@ -64,6 +67,14 @@ class Spec:
     arena_bytes: int
     weights_bytes: int
     features: tuple[str, ...]
+    arena_align: int = ARENA_ALIGN
+    stack_bytes: int = 0
+    threads: bool = True
+
+    @property
+    def arena_size(self) -> int:
+        """Bytes to reserve for the arena: never none, so that its address means something."""
+        return max(self.arena_bytes, self.arena_align)
 
 
 def aligned_bytes(size: int, align: int = ARENA_ALIGN) -> Array:

@@ -22,12 +22,14 @@ T = TypeVar("T")
 class Board:
     """A microcontroller's memory and the QEMU machine that stands in for it (table `[board]`).
 
-    Sizes are in bytes; `machine` is empty where QEMU has none.
+    Sizes are in bytes; `machine` is empty where QEMU has none; `stack_bytes` is the most that a run may
+    take of the stack.
     """
 
     flash_bytes: int
     ram_bytes: int
     machine: str = ""
+    stack_bytes: int = 8192
 
 
 @dataclass(frozen=True, slots=True)
