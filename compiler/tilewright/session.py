@@ -89,23 +89,28 @@ class Session:
 
     def read(self, name: str) -> Array:
         """The value `name` as it lies in memory now; `KeyError` if no step materialises it."""
-        place = self.program.placement
-        window = place.storage[name]
-        t = self.program.graph.types[name]
-        at = self.program.places[window.root]
-        base: Array
-        if at.base == "arena":
-            size = place.elements(window.root) * t.dtype.bytes
-            base = self.arena[at.offset : at.offset + size]
-        else:
-            base = (self.inputs if at.base == "input" else self.outputs)[at.number]
-        flat = base.reshape(-1).view(t.dtype.numpy)
-        strides = tuple(s * t.dtype.bytes for s in window.strides)
-        return np.array(
-            np.lib.stride_tricks.as_strided(
-                flat[window.offset :], t.shape, strides, writeable=False
-            )
-        )
+        return read_value(self.program, name, self.arena, self.inputs, self.outputs)
+
+
+def read_value(
+    program: Program, name: str, arena: Array, inputs: Sequence[Array], outputs: Sequence[Array]
+) -> Array:
+    """The value `name` of a program from the bytes of its arena, its inputs and outputs."""
+    place = program.placement
+    window = place.storage[name]
+    t = program.graph.types[name]
+    at = program.places[window.root]
+    base: Array
+    if at.base == "arena":
+        size = place.elements(window.root) * t.dtype.bytes
+        base = arena[at.offset : at.offset + size]
+    else:
+        base = (inputs if at.base == "input" else outputs)[at.number]
+    flat = base.reshape(-1).view(t.dtype.numpy)
+    strides = tuple(s * t.dtype.bytes for s in window.strides)
+    return np.array(
+        np.lib.stride_tricks.as_strided(flat[window.offset :], t.shape, strides, writeable=False)
+    )
 
 
 def _pointers(arrays: Sequence[Array]) -> ctypes.Array[ctypes.c_void_p]:
