@@ -23,10 +23,10 @@ from tilewright.codegen.module import emit_module
 from tilewright.errors import TargetError, ToolchainError
 from tilewright.footprint import Footprint, footprint
 from tilewright.pipeline import Progress, Source, build, resolve_target
-from tilewright.program import Program, Tensor
+from tilewright.program import Program, spec_of
 from tilewright.runtime.loader import Pool
 from tilewright.runtime.loader import load as load_artifact
-from tilewright.runtime.model import Model, Spec, TensorSpec
+from tilewright.runtime.model import Model
 from tilewright.schedule.target import Target
 from tilewright.session import Session
 
@@ -150,26 +150,6 @@ def _facts(program: Program, model_hash: str) -> dict[str, Any]:
             "llvmlite": metadata.version("llvmlite"),
         },
     }
-
-
-def spec_of(program: Program, stack_bytes: int = 0) -> Spec:
-    """The caller's view of a program; `stack_bytes` where it is known."""
-
-    def tensors(items: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(t.name, t.type.shape, t.type.dtype.numpy.name) for t in items)
-
-    return Spec(
-        name=program.name,
-        target=program.target.name,
-        inputs=tensors(program.inputs),
-        outputs=tensors(program.outputs),
-        arena_bytes=program.arena_bytes,
-        weights_bytes=program.weights_bytes,
-        features=program.target.required,
-        arena_align=program.target.align,
-        stack_bytes=stack_bytes,
-        threads=program.target.board is None,
-    )
 
 
 def source_hash(model: Source) -> str:

@@ -6,12 +6,14 @@ Invariant: everything a report wants to know about a compiled model is a field h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tilewright.codegen.module import CallSite, ModulePlan, Place
 from tilewright.graph.ir import Graph, TensorType
 from tilewright.graph.layout import Placement
 from tilewright.loop.ir import Kernel
+from tilewright.runtime.model import Spec, TensorSpec
 from tilewright.schedule.target import Target
 from tilewright.schedule.trace import Trace
 
@@ -73,3 +75,23 @@ class Program:
         """What code generation needs."""
         calls = tuple(CallSite(s.kernel, s.places, s.count, s.threaded) for s in self.steps)
         return ModulePlan(self.name, self.target, self.kernels, calls, len(self.weights))
+
+
+def spec_of(program: Program, stack_bytes: int = 0) -> Spec:
+    """The caller's view of a program; `stack_bytes` where it is known."""
+
+    def tensors(items: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(t.name, t.type.shape, t.type.dtype.numpy.name) for t in items)
+
+    return Spec(
+        name=program.name,
+        target=program.target.name,
+        inputs=tensors(program.inputs),
+        outputs=tensors(program.outputs),
+        arena_bytes=program.arena_bytes,
+        weights_bytes=program.weights_bytes,
+        features=program.target.required,
+        arena_align=program.target.align,
+        stack_bytes=stack_bytes,
+        threads=program.target.board is None,
+    )

@@ -76,6 +76,16 @@ def find_compiler(triple: str | None = None) -> Compiler | None:
     return next(_found(triple), None)
 
 
+def system_root(triple: str) -> Path | None:
+    """The directory below which the C library for another machine lies (`lib/libc.so.6`), if a cross
+    compiler brought one: what an emulator needs to run programs that are not linked statically."""
+    compiler = next((Compiler((n,)) for n in _candidates(triple) if shutil.which(n)), None)
+    if compiler is None:
+        return None
+    library = Path(compiler.run(["-print-file-name=libc.so.6"], Path.cwd()).strip())
+    return library.resolve().parent.parent if library.is_absolute() else None
+
+
 def missing(triple: str, name: str) -> str:
     """What to tell a user who got no shared library of the model `name`."""
     if not is_linux(triple):

@@ -1,63 +1,117 @@
-"""Run programs on a Linux device: this machine, one that QEMU emulates, or one behind ssh.
+"""Compiled code on a Linux device: many units in one program, run, checked and timed.
 
-In: programs for one target, their inputs, how to reach the device. Out: outputs and times of each.
-Invariant: nothing of ours runs on the device but one self-contained, statically linked program, which
-holds all the models and a small driver; it leaves no files behind.
-
-A device is named by
-    nothing                     this machine, or the emulator of the target file
-    ssh://[user@]host[:port]    a machine that the `ssh` command reaches without asking (TILEWRIGHT_SSH, with
-                                options if need be, stands in for `ssh`)
+In: `Unit`s for one target and their inputs. Out: a `LinuxRun` of each.
+Invariant: a unit that crashes, or that the CPU cannot run, is found and named; the others run without it.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import shlex
-import shutil
-import subprocess
-import tarfile
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from tilewright.artifact.toolchain import Compiler, find_compiler
-from tilewright.codegen.llvm import runs_here, to_object
-from tilewright.codegen.module import emit_module
-from tilewright.errors import TargetError, ToolchainError
+from tilewright.device import count
+from tilewright.device.base import TIMEOUT_SECONDS, Device, Finished
+from tilewright.device.choose import device_for
+from tilewright.device.link import Unit, link, unit_of
+from tilewright.device.local import LocalDevice
+from tilewright.errors import TargetError
 from tilewright.graph.ir import Array
 from tilewright.program import Program
-from tilewright.schedule.target import Target
-
-TIMEOUT_SECONDS = 600
-_PROGRAM = "models"
-_SOURCES = ("driver.c", "driver.h")
-#: On the device: unpack into a fresh directory, run, pack what was made, leave nothing.
-_REMOTE = (
-    'd=$(mktemp -d) && cd "$d" && tar -xf - && ./{program} {rounds} > report 2> errors; echo $? > status; '
-    'tar -cf - report errors status $(ls out_* 2>/dev/null); cd / && rm -rf "$d"'
-)
+from tilewright.runtime.model import Spec
 
 
 @dataclass(frozen=True, slots=True)
 class LinuxRun:
-    """One program's outputs, and the least and median time of its rounds in seconds (0 without rounds)."""
+    """What became of one unit.
 
-    outputs: list[Array]
-    least: float
-    median: float
+    `error` says why it failed, then nothing else holds. `checksum` is FNV-1a over all outputs, `least`
+    and `median` are seconds of a run over the rounds (0 without), `instructions` those of one run, None
+    where they were not counted.
+    """
+
+    outputs: list[Array] = field(default_factory=list[Array])
+    checksum: int = 0
+    least: float = 0.0
+    median: float = 0.0
+    instructions: int | None = None
+    error: str = ""
+
+
+class LinuxProgram:
+    """Units linked into one program that lies on a device; `run` it as often as wanted, then `close`.
+
+    Raises `ToolchainError` without a compiler for `triple`, `TargetError` if the device refuses.
+    """
+
+    def __init__(self, units: Sequence[Unit], triple: str, device: Device) -> None:
+        self.units = tuple(units)
+        self.device = device
+        with tempfile.TemporaryDirectory(prefix="tilewright-link-") as folder:
+            program, libraries = link(units, triple, Path(folder))
+            self._installed = device.install(program, libraries)
+
+    def __enter__(self) -> LinuxProgram:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the program from the device."""
+        self._installed.close()
+
+    def run(
+        self,
+        inputs: Sequence[Sequence[Array]],
+        rounds: int = 0,
+        *,
+        outputs: bool = True,
+        instructions: bool = False,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> list[LinuxRun]:
+        """Run every unit once on `inputs[unit.data]`, and `rounds` turns more for its time.
+
+        `instructions` has meaning only for a program installed by `counting`. Raises `TargetError` if
+        the device fails; what a unit does wrong is in its `LinuxRun`.
+        """
+        files = {f"in_{d}": _raw(arrays) for d, arrays in enumerate(inputs)}
+        names = [f"out_{k}" for k in range(len(self.units))] if outputs else []
+        wanted = [*names, count.COUNTS] if instructions else names
+        failed: dict[int, str] = {}
+        while True:
+            arguments = [str(rounds), str(int(outputs)), str(int(instructions)), *map(str, failed)]
+            done = self._installed.run(arguments, files, wanted, timeout)
+            if not done.code:
+                return self._results(done, failed, instructions)
+            culprit = _begun(done)
+            if culprit is None or culprit in failed or culprit >= len(self.units):
+                raise TargetError(f"the program on {self.device.name} failed: {done.reason()}")
+            failed[culprit] = done.reason()
+
+    def _results(self, done: Finished, failed: Mapping[int, str], counted: bool) -> list[LinuxRun]:
+        said = {tuple(line.split()[:2]): line.split()[2:] for line in done.stdout.splitlines()}
+        noted = iter(count.differences(done.files.get(count.COUNTS, b"")) if counted else ())
+        out: list[LinuxRun] = []
+        for k, unit in enumerate(self.units):
+            if k in failed:
+                out.append(LinuxRun(error=failed[k]))
+            elif ("unsupported", str(k)) in said:
+                need = ", ".join(unit.spec.features)
+                out.append(LinuxRun(error=f"the CPU of {self.device.name} lacks some of {need}"))
+            else:
+                data = done.files.get(f"out_{k}", b"")
+                out.append(_one(unit.spec, k, said, data, next(noted, None)))
+        return out
 
 
 def run_on_linux(
     program: Program, inputs: Sequence[Array], device: str | None = None, rounds: int = 0
 ) -> LinuxRun:
-    """Run one program once, and `rounds` more times for its time; see `run_many`."""
+    """Run one program once, and `rounds` turns more for its time; see `run_many`."""
     return run_many([program], [inputs], device, rounds)[0]
 
 
@@ -71,198 +125,65 @@ def run_many(
     """Run programs for one target (of different names), linked into one executable.
 
     Raises `ToolchainError` without a compiler for the target, `TargetError` if the device cannot be
-    reached or the program fails on it.
+    used or one of the programs fails on it.
     """
     target = programs[0].target
-    runner = _runner(target, device)
-    with tempfile.TemporaryDirectory(prefix="tilewright-device-") as name:
-        folder = Path(name)
-        _link(programs, target, folder)
-        for k, arrays in enumerate(inputs):
-            data = b"".join(
-                np.ascontiguousarray(a, t.type.dtype.numpy).tobytes()
-                for a, t in zip(arrays, programs[k].inputs, strict=True)
-            )
-            (folder / f"in_{k}").write_bytes(data)
-        report = runner(folder, rounds, timeout)
-        return [_result(p, k, report, folder) for k, p in enumerate(programs)]
+    units = [unit_of(p, k) for k, p in enumerate(programs)]
+    with LinuxProgram(units, target.triple, device_for(target, device)) as linked:
+        runs = linked.run(inputs, rounds, timeout=timeout)
+    for program, run in zip(programs, runs, strict=True):
+        require(program.name, linked.device, run)
+    return runs
 
 
-def describe(target: Target, device: str | None) -> str:
-    """Where programs run, for people."""
-    if device is not None:
-        return device
-    return "this machine" if runs_here(target) else f"{target.emulator[0]} (emulated)"
+def require(name: str, device: Device, run: LinuxRun) -> LinuxRun:
+    """The run, or `TargetError` with the reason why there is none."""
+    if run.error:
+        raise TargetError(f"{name} failed on {device.name}: {run.error}")
+    return run
 
 
-# ---------------------------------------------------------------- making the program
+def counting(device: Device) -> Device | None:
+    """The same device with instructions counted; None where they cannot be."""
+    if not isinstance(device, LocalDevice) or not device.emulated:
+        return None
+    options = count.counting_options(device.command)
+    return None if options is None else LocalDevice([*device.command, *options], device.system)
 
 
-def _link(programs: Sequence[Program], target: Target, folder: Path) -> None:
-    root = resources.files("tilewright.device")
-    for source in _SOURCES:
-        (folder / source).write_text((root / source).read_text(encoding="utf-8"), encoding="utf-8")
-    objects: list[str] = []
-    for k, p in enumerate(programs):
-        code = to_object(emit_module(p.plan(), with_weights=True), target, p.weights)
-        objects.append(f"model_{k}.o")
-        (folder / objects[-1]).write_bytes(code)
-    (folder / "table.c").write_text(_table(programs), encoding="utf-8")
-    compiler = _static_compiler(target)
-    flags = ["-std=c11", "-O2", "-g0", "-static", "-Wl,-z,noexecstack"]
-    compiler.run([*flags, "driver.c", "table.c", *objects, "-o", _PROGRAM], folder)
+def _raw(arrays: Sequence[Array]) -> bytes:
+    return b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)
 
 
-def _static_compiler(target: Target) -> Compiler:
-    """A compiler for static programs: zig has only musl for those."""
-    found = find_compiler(target.triple)
-    if found is not None and found.is_zig:
-        found = find_compiler(target.triple.replace("-gnu", "-musl"))
-    if found is None:
-        raise ToolchainError(
-            f"running code for {target.name} needs a C compiler for {target.triple}: install "
-            f"gcc-{target.triple.split('-')[0].replace('_', '-')}-linux-gnu or "
-            "`pip install 'tilewright[cross]'`"
-        )
-    return found
+def _begun(done: Finished) -> int | None:
+    """The last unit that began to run."""
+    begun = [s.split() for s in done.stdout.splitlines() if s.startswith("begin ")]
+    return int(begun[-1][1]) if begun and len(begun[-1]) == 2 and begun[-1][1].isdecimal() else None
 
 
-def _table(programs: Sequence[Program]) -> str:
-    lines = ['#include "driver.h"', ""]
-    rows: list[str] = []
-    for k, p in enumerate(programs):
-        lines.append(
-            f"int32_t {p.name}_run(const void* const* inputs, void* const* outputs, void* arena);"
-        )
-        for kind, tensors in (("in", p.inputs), ("out", p.outputs)):
-            sizes = ", ".join(str(t.type.bytes) for t in tensors) or "0"
-            lines.append(f"static const size_t {kind}_{k}[] = {{{sizes}}};")
-        rows.append(
-            f"    {{{p.name}_run, {len(p.inputs)}, {len(p.outputs)}, in_{k}, out_{k}, "
-            f"{max(p.arena_bytes, 1)}}},"
-        )
-    lines += ["", "const struct model models[] = {", *rows, "};"]
-    lines.append(f"const unsigned model_count = {len(programs)};")
-    return "\n".join(lines) + "\n"
-
-
-# ---------------------------------------------------------------- reaching the device
-
-
-class _Command:
-    """Runs the program by a command on this machine."""
-
-    def __init__(self, prefix: Sequence[str]) -> None:
-        self.prefix = list(prefix)
-
-    def __call__(self, folder: Path, rounds: int, timeout: float) -> str:
-        command = [*self.prefix, str(folder / _PROGRAM), str(rounds)]
-        try:
-            done = subprocess.run(
-                command, cwd=folder, capture_output=True, stdin=subprocess.DEVNULL, check=False,
-                timeout=timeout, text=True,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as err:
-            raise TargetError(f"`{shlex.join(self.prefix or command[:1])}` failed: {err}") from None
-        if done.returncode:
-            raise TargetError(_failure("the program", done.returncode, done.stderr))
-        return done.stdout
-
-
-class _Ssh:
-    """Sends the program and its inputs as one archive over ssh, and gets another one back."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "ssh" or not parts.hostname or parts.path not in ("", "/"):
-            raise TargetError(f"device `{url}` is not known: write ssh://user@host:port")
-        self.url = url
-        command = shlex.split(os.environ.get("TILEWRIGHT_SSH", "ssh"))
-        if not shutil.which(command[0]):
-            raise ToolchainError(f"`{command[0]}` is not installed: it is needed to reach {url}")
-        where = f"{parts.username}@{parts.hostname}" if parts.username else parts.hostname
-        port = ["-p", str(parts.port)] if parts.port else []
-        self.command = [*command, "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", *port, where]
-
-    def __call__(self, folder: Path, rounds: int, timeout: float) -> str:
-        names = [_PROGRAM, *sorted(p.name for p in folder.glob("in_*"))]
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as tar:
-            for name in names:
-                tar.add(folder / name, name)
-        script = _REMOTE.format(program=_PROGRAM, rounds=rounds)
-        try:
-            done = subprocess.run(
-                [*self.command, script], input=packed.getvalue(), capture_output=True, check=False,
-                timeout=timeout,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as err:
-            raise TargetError(f"{self.url} cannot be reached: {err}") from None
-        made = self._unpack(done.stdout)
-        if made is None or done.returncode:
-            text = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            raise TargetError(f"{self.url} cannot be used: {text[-1] if text else 'no answer'}")
-        status = int(made["status"].decode() or "1")
-        if status:
-            why = _failure(
-                f"the program on {self.url}", status, made["errors"].decode("utf-8", "replace")
-            )
-            raise TargetError(why)
-        for name, data in made.items():
-            if name.startswith("out_") and name[4:].isdigit():
-                (folder / name).write_bytes(data)
-        return made["report"].decode()
-
-    @staticmethod
-    def _unpack(data: bytes) -> dict[str, bytes] | None:
-        """Plain files of an archive that a device sent; None if it is none."""
-        try:
-            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-                files = {m.name: tar.extractfile(m) for m in tar.getmembers() if m.isfile()}
-                made = {n: f.read() for n, f in files.items() if f is not None}
-        except tarfile.TarError:
-            return None
-        return made if {"report", "errors", "status"} <= made.keys() else None
-
-
-def _failure(what: str, code: int, text: str) -> str:
-    last = (text.strip().splitlines() or ["no message"])[-1]
-    hint = (
-        " (an instruction that the CPU lacks: is it the right target?)" if code in (-4, 132) else ""
-    )
-    return f"{what} stopped with code {code}{hint}: {last}"
-
-
-def _runner(target: Target, device: str | None) -> _Command | _Ssh:
-    if target.family != "simd":
-        raise TargetError(f"{target.name} is no Linux machine: programs for it run elsewhere")
-    if device is not None:
-        return _Ssh(device)
-    if runs_here(target):
-        return _Command(())
-    if not target.emulator:
-        raise TargetError(
-            f"code for {target.name} cannot run here and its target file names no emulator: name a "
-            "device with --device ssh://user@host"
-        )
-    if not shutil.which(target.emulator[0]):
-        raise ToolchainError(
-            f"`{target.emulator[0]}` is not installed: install qemu-user, or name a device with "
-            "--device ssh://user@host"
-        )
-    return _Command(target.emulator)
-
-
-def _result(program: Program, k: int, report: str, folder: Path) -> LinuxRun:
-    lines = [s.split() for s in report.splitlines()]
-    found = next((s for s in lines if len(s) == 4 and s[0] == str(k)), None)
-    if found is None or found[1] != "0":
-        raise TargetError(f"{program.name} failed on the device: {found or 'it reported nothing'}")
-    data = (folder / f"out_{k}").read_bytes()
+def _one(
+    spec: Spec,
+    k: int,
+    said: Mapping[tuple[str, ...], Sequence[str]],
+    data: bytes,
+    instructions: int | None,
+) -> LinuxRun:
+    """One unit's run from what the driver printed and wrote."""
+    try:
+        status, checksum = said["ran", str(k)]
+        least, median = said.get(("time", str(k)), ("0", "0"))
+        code, total = int(status), int(checksum, 16)
+        seconds = int(least) * 1e-9, int(median) * 1e-9
+    except (KeyError, ValueError):
+        return LinuxRun(error="its report is cut off")
+    if code:
+        return LinuxRun(error=f"{spec.name}_run returned {code}")
     outputs: list[Array] = []
     at = 0
-    for t in program.outputs:
-        flat = np.frombuffer(data[at : at + t.type.bytes], t.type.dtype.numpy)
-        outputs.append(flat.reshape(t.type.shape).copy())
-        at += t.type.bytes
-    return LinuxRun(outputs, int(found[2]) * 1e-9, int(found[3]) * 1e-9)
+    for t in spec.outputs if data else ():
+        if at + t.nbytes > len(data):
+            return LinuxRun(error="its outputs are cut off")
+        flat = np.frombuffer(data, np.dtype(t.dtype), t.elements, at)
+        outputs.append(flat.reshape(t.shape).copy())
+        at += t.nbytes
+    return LinuxRun(outputs, total, *seconds, instructions)
