@@ -16,6 +16,7 @@ from tilewright.core.dtypes import F16, F32
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import IntegerForm
 from tilewright.loop.builder import (
     KernelBuilder,
     Reader,
@@ -363,6 +364,10 @@ def _prelu_samples(rng: np.random.Generator) -> Iterator[Sample]:
     yield Sample((rng.integers(-9, 9, (3, 5)).astype(np.int32), np.array([2], np.int32)))
 
 
+def _clamped(q: IntegerForm) -> bool:
+    return q.clamped(*(float(str(q.node.attrs[k])) for k in ("min", "max")))
+
+
 def _importers(name: str, act: _Activation) -> dict[str, Callable[[ImportNode], Sequence[str]]]:
     if name == "clip":
         return {"Clip": _import_clip}
@@ -383,6 +388,7 @@ OPERATORS = [
             compute=_compute(act),
             samples=_samples(act),
             flops=_flops,
+            quantized=_clamped if name == "clip" else None,
             onnx=_importers(name, act),
             doc=f"y[i] = {name}(x[i])",
         )

@@ -7,6 +7,7 @@ becomes multiplications or a square root.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import floor, log2
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tilewright.core.dtypes import BOOL
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import IntegerForm, choice
 from tilewright.loop.builder import KernelBuilder, Reader, binary
 from tilewright.loop.ir import COMPARISONS, BinaryOp, Expr
 from tilewright.registry import ImportNode, Operator, Sample
@@ -244,6 +246,50 @@ _ONNX: dict[str, dict[str, Callable[[ImportNode], Sequence[str]]]] = {
     "xor": {"Xor": _plain("xor"), "BitwiseXor": _plain("xor")},
 }
 
+
+# ---------------------------------------------------------------- quantised operands
+
+
+def _sum(q: IntegerForm) -> bool:
+    """Both operands in fractions of the result's step: one operator, all in 32 bits."""
+    a, b = (q.integers(i) for i in q.node.inputs)
+    if a is None or b is None:
+        return False
+    ratios = [s.step / q.scale.step for _, s in (a, b)]
+    # the sum of two products of 9-bit numbers, and its rounding, must fit 31 bits
+    bits = min(floor(log2((1 << 21) / max(ratios))), 24)
+    if bits < 8:
+        return False
+    factors = [round(r * 2**bits) for r in ratios]
+    if q.node.op == "sub":
+        factors[1] = -factors[1]
+    attrs: Attrs = {
+        "factor_a": factors[0], "factor_b": factors[1], "zero_a": a[1].zero, "zero_b": b[1].zero,
+        "bits": bits, "zero_point": q.scale.zero, "low": q.low, "high": q.high,
+        "to": q.scale.dtype.name,
+    }  # fmt: skip
+    return q.finish("quantized_add", (a[0], b[0]), attrs)
+
+
+def _product(q: IntegerForm) -> bool:
+    """The product of both less their zero points, 17 bits wide, then its scale."""
+    operands = [q.integers(i) for i in q.node.inputs]
+    parts: list[str] = []
+    factor = 1 / q.scale.step
+    for x in operands:
+        if x is None:
+            return False
+        source, scale = x
+        parts.append(q.shifted(q.make("cast", (source,), {"to": "i32"}), -scale.zero))
+        factor *= scale.step
+    total = q.make("mul", (parts[0], parts[1]), {})
+    return q.requantize(total, np.asarray(factor), 255 * 255)
+
+
+_INTEGER: dict[str, Callable[[IntegerForm], bool]] = {
+    "add": _sum, "sub": _sum, "mul": _product, "min": choice, "max": choice
+}  # fmt: skip
+
 OPERATORS = [
     Operator(
         name=name,
@@ -253,6 +299,7 @@ OPERATORS = [
         compute=_compute(name),
         samples=_samples(name),
         flops=_flops,
+        quantized=_INTEGER.get(name),
         onnx=_ONNX[name],
         doc=f"y[i] = {name}(a[i], b[i]), broadcasting",
     )

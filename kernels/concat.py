@@ -14,6 +14,7 @@ from tilewright.core.attributes import axis_of, integer
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import choice
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.registry import ImportNode, Operator, Sample
 
@@ -90,6 +91,7 @@ OPERATORS = [
         reference=_reference,
         attrs={"axis": int},
         lower=_lower,
+        quantized=choice,
         samples=_samples,
         onnx={"Concat": _import},
         doc="y = the inputs one after the other along `axis`",

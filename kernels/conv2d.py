@@ -11,6 +11,7 @@ One-dimensional convolutions import with a height of 1.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tilewright.core.dtypes import I8, U8, sum_of_products
 from tilewright.core.window import read_window, window_of
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType
+from tilewright.graph.quantized import contraction
 from tilewright.loop.builder import KernelBuilder, add, cast, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
@@ -195,7 +197,9 @@ def _import_integer(node: ImportNode) -> Sequence[str]:
         if np.array_equal(weights, weights.astype(kind)):
             break
     else:
-        raise node.fail("weights without their zero point exceed a byte: quantise them symmetrically")
+        raise node.fail(
+            "weights without their zero point exceed a byte: quantise them symmetrically"
+        )
     (y,) = _convolved(node, node.inputs[0], node.constant(weights.astype(kind), "weights"))
     zero = node.const(2)
     if not node.has(2) or (zero is not None and not zero.any()):
@@ -253,6 +257,7 @@ OPERATORS = [
         samples=_samples,
         flops=_flops,
         depth=_depth,
+        quantized=partial(contraction, channel=0),
         onnx={"Conv": _import, "ConvInteger": _import_integer},
         doc="convolution over two spatial dims; pads are (top, left, bottom, right)",
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from tilewright.core.index import Ix
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import movement
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr
 from tilewright.registry import Operator, Sample
@@ -48,6 +49,7 @@ OPERATORS = [
         infer=_infer,
         reference=_reference,
         compute=_compute,
+        quantized=movement,
         samples=_samples,
         doc="y = x, in memory of its own",
     )

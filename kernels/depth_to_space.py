@@ -15,6 +15,7 @@ from tilewright.core.attributes import integer
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import movement
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample
@@ -123,12 +124,12 @@ def _s2d_samples(rng: np.random.Generator) -> Iterator[Sample]:
 OPERATORS = [
     Operator(
         name="depth_to_space", trait="injective", infer=_d2s_infer, reference=_d2s_reference,
-        attrs={"blocksize": int, "mode": str}, compute=_d2s_compute, samples=_d2s_samples,
+        attrs={"blocksize": int, "mode": str}, compute=_d2s_compute, samples=_d2s_samples, quantized=movement,
         onnx={"DepthToSpace": _import_d2s}, doc="channels become blocks of pixels",
     ),
     Operator(
         name="space_to_depth", trait="injective", infer=_s2d_infer, reference=_s2d_reference,
-        attrs={"blocksize": int}, compute=_s2d_compute, samples=_s2d_samples,
+        attrs={"blocksize": int}, compute=_s2d_compute, samples=_s2d_samples, quantized=movement,
         onnx={"SpaceToDepth": _import_s2d}, doc="blocks of pixels become channels",
     ),
 ]  # fmt: skip

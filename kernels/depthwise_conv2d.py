@@ -7,6 +7,7 @@ y[n, c, oh, ow] = bias[c] + sum over kh, kw of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tilewright.core.dtypes import sum_of_products
 from tilewright.core.window import window_of
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import contraction
 from tilewright.loop.builder import KernelBuilder, add, cast, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import LayoutWish, Operator, Sample
@@ -144,6 +146,7 @@ OPERATORS = [
         samples=_samples,
         flops=_flops,
         depth=_depth,
+        quantized=partial(contraction, channel=0),
         doc="convolution of every channel with its own filter (imported from Conv)",
     )
 ]

@@ -18,6 +18,7 @@ from tilewright.core.attributes import axis_of, integer
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import movement
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample
@@ -231,18 +232,18 @@ def _nd_samples(rng: np.random.Generator) -> Iterator[Sample]:
 OPERATORS = [
     Operator(
         name="gather", trait="injective", infer=_infer, reference=_reference, attrs={"axis": int},
-        compute=_compute, samples=_samples, onnx={"Gather": _import_gather},
+        compute=_compute, samples=_samples, quantized=movement, onnx={"Gather": _import_gather},
         doc="y = slices of x picked by indices along `axis`",
     ),
     Operator(
         name="gather_elements", trait="injective", infer=_elements_infer,
         reference=_elements_reference, attrs={"axis": int}, compute=_elements_compute,
-        samples=_elements_samples, onnx={"GatherElements": _import_elements},
+        samples=_elements_samples, quantized=movement, onnx={"GatherElements": _import_elements},
         doc="y[i..] = x[i.. with the index along `axis` replaced by indices[i..]]",
     ),
     Operator(
         name="gather_nd", trait="injective", infer=_nd_infer, reference=_nd_reference,
-        attrs={"batch_dims": int}, compute=_nd_compute, samples=_nd_samples,
+        attrs={"batch_dims": int}, compute=_nd_compute, samples=_nd_samples, quantized=movement,
         onnx={"GatherND": _import_nd}, doc="y = slices of x picked by index tuples",
     ),
 ]  # fmt: skip

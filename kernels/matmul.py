@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tilewright.core.dtypes import I8, U8, sum_of_products
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import contraction
 from tilewright.loop.builder import KernelBuilder, Reader, add, cast, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
@@ -230,6 +232,7 @@ OPERATORS = [
         samples=_samples,
         flops=_flops,
         depth=_depth,
+        quantized=partial(contraction, channel=-1),
         onnx={
             "MatMul": _import_matmul,
             "Gemm": _import_gemm,

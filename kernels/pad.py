@@ -15,6 +15,7 @@ from tilewright.core.dtypes import BOOL
 from tilewright.core.index import Ix, imax, imin
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import IntegerForm
 from tilewright.loop.builder import KernelBuilder, Reader, binary, const, index_in, select
 from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample
@@ -114,6 +115,21 @@ def _value(attrs: Attrs, out: TensorType) -> float | int | bool:
     return bool(v) if out.dtype is BOOL else float(v) if out.dtype.is_float else int(v)
 
 
+def _integer_form(q: IntegerForm) -> bool:
+    """Bytes, with the value around them as a byte if it is one."""
+    x, value = q.integers(q.node.inputs[0]), float(str(q.node.attrs["value"]))
+    if x is None:
+        return False
+    source, scale = x
+    fill, info = round(value / scale.step) + scale.zero, np.iinfo(str(scale.dtype.numpy))
+    if q.node.attrs["mode"] == "constant" and (
+        not info.min <= fill <= info.max or (fill - scale.zero) * scale.step != value
+    ):
+        return False
+    padded = (q.node.op, (source,), {**q.node.attrs, "value": fill})
+    return q.finish(*padded) if scale == q.scale and q.whole else q.rescale(q.make(*padded), scale)
+
+
 def _import(node: ImportNode) -> Sequence[str]:
     """Amounts are an attribute before opset 11 and an input from then on."""
     rank = node.type(0).rank
@@ -169,6 +185,7 @@ OPERATORS = [
         reference=_reference,
         attrs={"before": tuple, "after": tuple, "mode": str, "value": (int, float)},
         compute=_compute,
+        quantized=_integer_form,
         samples=_samples,
         onnx={"Pad": _import},
         doc="y = x with `before` and `after` elements added around each dim",

@@ -18,6 +18,7 @@ from tilewright.core.index import Ix, imax, imin
 from tilewright.core.window import Window, read_window, window_of
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import IntegerForm, average, movement
 from tilewright.loop.builder import KernelBuilder, add, const, div, from_index, maximum, mul
 from tilewright.loop.ir import Expr, Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
@@ -145,6 +146,27 @@ def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
     return kh * kw
 
 
+def _integer_mean(q: IntegerForm) -> bool:
+    """A sum over windows is a convolution with ones; a border of zero points adds nothing to it."""
+    x, window = q.integers(q.node.inputs[0]), _window(q.node.attrs)
+    if x is None:
+        return False
+    source, scale = x
+    (kh, kw), shape = window.kernel, q.type_of(source).shape
+    if kh * kw * 255 >= 1 << 31:
+        return False
+    ones = q.constant("ones", np.ones((shape[1], 1, kh, kw), np.int8))
+    offset = q.constant("offset", np.full(shape[1], -scale.zero * kh * kw, np.int32))
+    attrs: dict[str, Any] = {k: q.node.attrs[k] for k in ("strides", "pads", "dilations")}
+    attrs["pad_value"] = scale.zero
+    total = q.make("depthwise_conv2d", (source, ones, offset), attrs)
+    counts = np.asarray(kh * kw)
+    if not q.node.attrs["count_include_pad"] and any(window.pads):
+        inside = _windows(np.ones((1, 1, *shape[2:])), q.node.attrs, 0.0)
+        counts = inside.sum(axis=(4, 5))[0]
+    return average(q, total, scale, counts, kh * kw)
+
+
 # ---------------------------------------------------------------- importers
 
 
@@ -261,7 +283,8 @@ OPERATORS = [
     Operator(
         name="max_pool2d", trait="reduction", infer=_infer, reference=_max_reference, attrs=_ATTRS,
         lower=lambda k, attrs: _lower(k, attrs, average=False), schedule=_schedule, space=depthwise_space,
-        wishes=_max_wishes, samples=_samples(False), flops=_flops, onnx={"MaxPool": _import_max},
+        wishes=_max_wishes, samples=_samples(False), flops=_flops, quantized=movement,
+        onnx={"MaxPool": _import_max},
         doc="largest value of each window; pads are (top, left, bottom, right)",
     ),
     Operator(
@@ -269,7 +292,7 @@ OPERATORS = [
         attrs={**_ATTRS, "count_include_pad": bool},
         lower=lambda k, attrs: _lower(k, attrs, average=True), schedule=_schedule, space=depthwise_space,
         wishes=lambda types, attrs: _wishes(types, attrs, 0.0), samples=_samples(True),
-        flops=_flops, depth=_depth, onnx={"AveragePool": _import_avg, "LpPool": _import_lp},
+        flops=_flops, depth=_depth, quantized=_integer_mean, onnx={"AveragePool": _import_avg, "LpPool": _import_lp},
         doc="mean of each window; pads are (top, left, bottom, right)",
     ),
 ]  # fmt: skip

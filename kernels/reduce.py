@@ -18,6 +18,7 @@ from tilewright.core.dtypes import BOOL, DType, dtype
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import IntegerForm, average, movement
 from tilewright.loop.builder import KernelBuilder, binary, cast, const, div, mul
 from tilewright.loop.ir import BinaryOp, Expr, Kernel
 from tilewright.registry import ImportNode, Operator, Sample
@@ -132,6 +133,26 @@ def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
     assert types[0] is not None
     return prod(types[0].shape[a] for a in _axes(attrs))
+
+
+def _sum(q: IntegerForm) -> bool:
+    """A sum or mean of bytes, summed in i32."""
+    x = q.integers(q.node.inputs[0])
+    if x is None:
+        return False
+    source, scale = x
+    count = prod(q.type_of(source).shape[a] for a in _axes(q.node.attrs))
+    if count * 255 >= 1 << 31:
+        return False
+    total = q.make("reduce_sum", (source,), {**q.node.attrs, "to": "i32"})
+    total = q.shifted(total, -scale.zero * count)
+    divisor = np.asarray(count if q.node.op == "reduce_mean" else 1)
+    return average(q, total, scale, divisor, count)
+
+
+_INTEGER: dict[str, Callable[[IntegerForm], bool]] = {
+    "reduce_sum": _sum, "reduce_mean": _sum, "reduce_max": movement, "reduce_min": movement
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- importers
@@ -263,6 +284,7 @@ OPERATORS = [
         samples=_samples,
         flops=_flops,
         depth=_depth,
+        quantized=_INTEGER.get(name),
         onnx=_ONNX[name],
         doc=f"{name[len('reduce_') :]} along `axes`",
     )

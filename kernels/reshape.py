@@ -16,6 +16,7 @@ from tilewright.core.attributes import axes_of, axis_of, ints
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import movement
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr, dense_strides
 from tilewright.registry import ImportNode, Operator, Sample, StridedView
@@ -182,6 +183,7 @@ OPERATORS = [
         attrs={"shape": tuple},
         compute=_compute,
         view=_view,
+        quantized=movement,
         samples=_samples,
         onnx={
             "Reshape": _import_reshape,

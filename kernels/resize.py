@@ -25,6 +25,7 @@ from tilewright.core.dtypes import F32, F64, I64, DType
 from tilewright.core.index import Ix, imax, imin
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import movement
 from tilewright.loop.builder import (
     KernelBuilder,
     Reader,
@@ -456,6 +457,7 @@ OPERATORS = [
             "exclude_outside": bool,
         },
         compute=_compute,
+        quantized=lambda q: q.node.attrs["mode"] == "nearest" and movement(q),
         samples=_samples,
         onnx={"Resize": _import_resize, "Upsample": _import_upsample},
         doc="y = x resampled to `sizes`",

@@ -11,6 +11,7 @@ from tilewright.core.attributes import axes_of, axis_of, ints
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import movement
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample, StridedView
@@ -161,6 +162,7 @@ OPERATORS = [
         attrs={"starts": tuple, "ends": tuple, "steps": tuple},
         compute=_compute,
         view=_view,
+        quantized=movement,
         samples=_samples,
         onnx={"Slice": _import_slice, "Split": _import_split},
         doc="y[i] = x[starts + i * steps]; an end below 0 means past the first element",

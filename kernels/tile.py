@@ -11,6 +11,7 @@ from tilewright.core.attributes import ints
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import movement
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample
@@ -64,6 +65,7 @@ OPERATORS = [
         reference=_reference,
         attrs={"repeats": tuple},
         compute=_compute,
+        quantized=movement,
         samples=_samples,
         onnx={"Tile": _import},
         doc="y = x repeated along each dim",

@@ -11,6 +11,7 @@ from tilewright.core.attributes import ints
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import movement
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample, StridedView
@@ -75,6 +76,7 @@ OPERATORS = [
         attrs={"perm": tuple},
         compute=_compute,
         view=_view,
+        quantized=movement,
         samples=_samples,
         onnx={"Transpose": _import},
         doc="y = x with its dims permuted",

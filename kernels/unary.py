@@ -6,7 +6,7 @@ One table holds everything: the loop-IR expression, the NumPy reference and the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from math import erf
+from math import erf, inf
 from typing import Any
 
 import numpy as np
@@ -213,6 +213,7 @@ OPERATORS = [
         infer=_infer("relu"),
         reference=_reference("relu", lambda x: np.maximum(x, 0)),
         compute=_relu,
+        quantized=lambda q: q.clamped(0.0, inf),
         samples=_samples("relu"),
         flops=_flops("relu"),
         onnx={"Relu": _import("relu")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from tilewright.core.dtypes import BOOL
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.quantized import choice
 from tilewright.loop.builder import KernelBuilder, Reader, select
 from tilewright.loop.ir import Expr
 from tilewright.registry import Operator, Sample
@@ -70,6 +72,7 @@ OPERATORS = [
         infer=_infer,
         reference=_reference,
         compute=_compute,
+        quantized=partial(choice, first=1),
         samples=_samples,
         onnx={"Where": lambda node: node.add("where", node.inputs)},
         doc="y[i] = a[i] if cond[i] else b[i]",

@@ -21,6 +21,7 @@ import numpy as np
 from tilewright.core.index import Ix
 from tilewright.errors import TilewrightError
 from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType
+from tilewright.graph.quantized import IntegerForm
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr, Kernel
 from tilewright.schedule.space import Space
@@ -145,6 +146,7 @@ class Operator:
     samples    (rng) -> test cases that cover the operator's corners, small enough to interpret
     flops      (input types, attrs) -> floating-point operations, for profiles
     depth      (input types, attrs) -> length of the longest sum, for error bounds
+    quantized  makes integer nodes for a float node between quantised tensors, True if it can
     onnx       ONNX operator type -> importer
     fold_on_import  whether constant operands make a constant at once, before any pass sees the node
     """
@@ -167,6 +169,7 @@ class Operator:
     samples: Callable[[np.random.Generator], Iterator[Sample]] | None = None
     flops: Callable[[Sequence[TensorType | None], Attrs], int] | None = None
     depth: Callable[[Sequence[TensorType | None], Attrs], int] = lambda types, attrs: 1
+    quantized: Callable[[IntegerForm], bool] | None = None
     onnx: Mapping[str, Importer] = field(default_factory=dict[str, Importer])
     fold_on_import: bool = True
     doc: str = ""

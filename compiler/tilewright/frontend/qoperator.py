@@ -185,11 +185,6 @@ def _softmax(node: ImportNode) -> Sequence[str]:
     return _integers(node, _as(node, "Softmax", [_real(node, 0)], opset, axis=axis), 3)
 
 
-def _mean(node: ImportNode) -> Sequence[str]:
-    """QLinearReduceMean has its axes as an attribute, as ReduceMean had before opset 18."""
-    return _integers(node, _as(node, "ReduceMean", [_real(node, 0)], 13), 3)
-
-
 def _concat(node: ImportNode) -> Sequence[str]:
     """(scale and zero point of the result, then each operand with its own)."""
     if len(node.inputs) < 5 or len(node.inputs) % 3 != 2:
@@ -216,7 +211,6 @@ QOPERATORS: Mapping[str, Callable[[ImportNode], Sequence[str]]] = {
     "QLinearSigmoid": _unary("Sigmoid"),
     "QLinearLeakyRelu": _unary("LeakyRelu"),
     "QLinearSoftmax": _softmax,
-    "QLinearReduceMean": _mean,
     "QLinearConcat": _concat,
     "QLinearWhere": _where,
 }
