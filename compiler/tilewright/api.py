@@ -7,28 +7,35 @@ Invariant: `compile` needs no linker; what it runs in this process is the code t
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tilewright.artifact.manifest import read as read_manifest
 from tilewright.artifact.toolchain import find_compiler
 from tilewright.artifact.write import Written, write_artifact
-from tilewright.codegen.llvm import Jit, to_assembly, to_object, to_object_and_assembly
+from tilewright.codegen.llvm import Jit, runs_here, to_assembly, to_object, to_object_and_assembly
 from tilewright.codegen.module import emit_module
+from tilewright.device.board_model import BoardModel
+from tilewright.device.linux_model import LinuxArtifact, LinuxModel
 from tilewright.errors import TargetError, ToolchainError
 from tilewright.footprint import Footprint, footprint
+from tilewright.graph.ir import Graph
 from tilewright.pipeline import Progress, Source, build, resolve_target
 from tilewright.program import Program, spec_of
 from tilewright.runtime.loader import Pool
 from tilewright.runtime.loader import load as load_artifact
 from tilewright.runtime.model import Model
-from tilewright.schedule.target import Target
+from tilewright.schedule.target import Target, load_target
 from tilewright.session import Session
+
+if TYPE_CHECKING:
+    from tilewright.tune.tuner import Result, State
 
 
 class CompiledModel(Model):
@@ -51,36 +58,101 @@ class CompiledModel(Model):
         return self._session
 
 
+#: A model in this process, on an emulated board, or on a Linux device.
+Compiled = CompiledModel | BoardModel | LinuxModel
+
+
 def compile(  # the name users expect, as in re.compile
     model: Source,
     target: str | Target = "host",
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int = 1,
     *,
+    device: str | None = None,
     progress: Progress = lambda stage, fraction: None,
     notify: Callable[[str], None] = lambda message: None,
     dump_ir: str | Path | None = None,
-) -> CompiledModel:
+) -> Compiled:
     """Compile an ONNX model (path, bytes or `Graph`) and return it as a callable.
 
     `shapes` fixes the shapes of inputs by name; dims that nothing fixes become 1 and `notify` says so.
-    `dump_ir` is a directory that receives the text of every stage. Raises `ModelError` for a model
-    that is broken or not supported, `TargetError` if this machine cannot run the target's code.
+    `dump_ir` is a directory that receives the text of every stage. A model for another kind of machine
+    runs in the target's emulator, or on `device` (ssh://user@host:port). Raises `ModelError` for a model
+    that is broken or not supported, `TargetError` if nothing at hand runs the target's code.
     """
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     machine = resolve_target(target)
-    _require_runnable(machine)
+    here = device is None and runs_here(machine)
+    if not here and threads > 1:
+        raise TargetError(f"code for {machine.name} runs on a device, on one thread: use threads=1")
     program = build(model, machine, shapes, progress, notify, _path(dump_ir))
     progress("generate code", 0.0)
-    compiled = CompiledModel(program, threads, source_hash(model))
+    digest = source_hash(model)
+    made = CompiledModel(program, threads, digest) if here else remote(program, device, digest)
     progress("done", 1.0)
-    return compiled
+    return made
 
 
-def load(path: str | Path, threads: int = 1) -> Model:
-    """Load an artifact directory (or the .so in it) and return it as a callable."""
-    return load_artifact(path, threads)
+def remote(
+    program: Program, device: str | None = None, model_hash: str = ""
+) -> BoardModel | LinuxModel:
+    """A program where it can run: on the board that QEMU emulates, or on a Linux `device`.
+
+    `device` is `ssh://user@host:port/directory`, `local` or `emulator`; the default is the target's
+    emulator. Raises `TargetError` if nothing runs the target's code, `ToolchainError` if a tool is
+    missing.
+    """
+    if program.target.board is None:
+        return LinuxModel(program, device, lambda folder: write(program, folder, model_hash))
+    if device is not None:
+        raise TargetError(f"{program.target.name} runs in QEMU only: leave out --device")
+    return BoardModel(program)
+
+
+def tune(
+    model: Source,
+    target: str | Target = "host",
+    minutes: float = 5.0,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    logs: str | Path | None = None,
+    executor: Executor | None = None,
+    slots: int = 1,
+    device: str = "",
+    seed: int | None = None,
+    report: Callable[[State], None] = lambda state: None,
+    notify: Callable[[str], None] = lambda message: None,
+) -> Result:
+    """Search for faster schedules for `minutes` and log what is found; `compile` uses it from then on.
+
+    `logs` is the folder of the logs (default: the user's). Jobs run in worker processes of this machine,
+    or on any `executor` with the interface of `concurrent.futures`, `slots` at a time. `report` gets the
+    state several times a second. Code that cannot run here is ranked by estimates, labelled as such.
+    """
+    from tilewright.frontend.onnx import load_onnx
+    from tilewright.tune.library import user_folder
+    from tilewright.tune.tuner import Tuner
+
+    machine = resolve_target(target)
+    graph = model if isinstance(model, Graph) else load_onnx(model, shapes, notify)
+    folder = _path(logs) or user_folder()
+    tuner = Tuner(graph, machine, folder, executor, slots, device, seed, report)
+    return tuner.run(60 * minutes)
+
+
+def load(path: str | Path, threads: int = 1, device: str | None = None) -> Model:
+    """Load an artifact directory (or the .so in it) and return it as a callable.
+
+    With a `device` (see `remote`), its library runs there. Raises `ArtifactError`.
+    """
+    if device is None:
+        return load_artifact(path, threads)
+    if threads > 1:
+        raise TargetError("devices run models on one thread: use threads=1")
+    folder = Path(path)
+    target = read_manifest(folder if folder.is_dir() else folder.parent).spec.target
+    return LinuxArtifact(folder, load_target(target), device)
 
 
 # ---------------------------------------------------------------- artifacts
@@ -163,24 +235,6 @@ def source_hash(model: Source) -> str:
 
 def _path(p: str | Path | None) -> Path | None:
     return None if p is None else Path(p)
-
-
-def _require_runnable(target: Target) -> None:
-    from tilewright.codegen.llvm import host_cpu
-
-    arch = target.triple.split("-")[0]
-    _, features = host_cpu()
-    missing = [f for f in target.required if f not in features]
-    if arch != os.uname().machine or missing:
-        why = (
-            f"this CPU lacks {', '.join(missing)}"
-            if missing
-            else f"this machine is {os.uname().machine}"
-        )
-        raise TargetError(
-            f"code for {target.name} cannot run here ({why}): write an artifact with `tilewright compile` "
-            "and run it on the device, or use --target host"
-        )
 
 
 @cache

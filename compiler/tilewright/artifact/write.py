@@ -34,6 +34,7 @@ from tilewright.artifact.manifest import (
 from tilewright.artifact.symbols import entry_points, foreign_symbols
 from tilewright.artifact.toolchain import Compiler, find_compiler, is_linux, missing
 from tilewright.errors import ArtifactError, ToolchainError
+from tilewright.runtime.cpu import architecture
 from tilewright.runtime.model import Spec
 
 _POOL_SOURCES = ("tilewright.h", "pool.c")
@@ -42,6 +43,8 @@ _POOL_FLAGS = (
     "-std=c11", "-O2", "-g0", "-fPIC", "-fno-ident", "-fvisibility=hidden", "-pthread",
     "-c", "pool.c", "-o", "pool.o",
 )  # fmt: skip
+#: Atomics as instructions, not as calls of a compiler's library.
+_POOL_ARCH_FLAGS = {"aarch64": ("-mno-outline-atomics",)}
 #: -nostartfiles: there is nothing to construct or destroy.
 _LINK_FLAGS = (
     "-shared", "-nostartfiles", "-g0", "-pthread", "-Wl,--version-script=exports.map",
@@ -144,7 +147,7 @@ def _build(
         if compiler is None:
             written.notes.append(missing(triple, name))
         else:
-            pool = _compile_pool(stage, compiler)
+            pool = _compile_pool(stage, compiler, architecture(triple.partition("-")[0]))
             members.append(("tilewright_pool.o", pool))
             tools["c_compiler"] = compiler.version()
             _link(stage, name, pool, compiler)
@@ -155,13 +158,13 @@ def _build(
     return {**facts, "tools": tools}
 
 
-def _compile_pool(stage: Path, compiler: Compiler) -> bytes:
+def _compile_pool(stage: Path, compiler: Compiler, arch: str) -> bytes:
     """Object code of the thread pool."""
     with tempfile.TemporaryDirectory(dir=stage.parent) as folder:
         work = Path(folder)
         for file in _POOL_SOURCES:
             shutil.copyfile(stage / file, work / file)
-        compiler.run(_POOL_FLAGS, work)
+        compiler.run([*_POOL_FLAGS, *_POOL_ARCH_FLAGS.get(arch, ())], work)
         return (work / "pool.o").read_bytes()
 
 

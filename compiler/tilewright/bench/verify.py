@@ -22,7 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.api import CompiledModel
+from tilewright.api import Compiled
+from tilewright.device.board_model import BoardSession
+from tilewright.device.linux_model import LinuxModel
 from tilewright.frontend.expose import expose
 from tilewright.graph import interp
 from tilewright.graph.ir import Array, Graph, Node
@@ -66,7 +68,7 @@ class Report:
 class Verifier:
     """Verifies one compiled model on any number of inputs; the reference is prepared once."""
 
-    def __init__(self, source: Path | bytes, compiled: CompiledModel, tolerance: float) -> None:
+    def __init__(self, source: Path | bytes, compiled: Compiled, tolerance: float) -> None:
         self.compiled = compiled
         self.program = compiled.program
         self.tolerance = tolerance
@@ -97,6 +99,8 @@ class Verifier:
 
     def _layers(self, inputs: Sequence[Array], inner: Mapping[str, Array], report: Report) -> None:
         """Run step by step and judge each value right after its step, before memory is reused."""
+        if isinstance(self.compiled, LinuxModel):  # whole runs only: its memory stays over there
+            return
         session = self.compiled.session()
         session.set_inputs(inputs)
         producers = self.program.graph.producers()
@@ -169,7 +173,11 @@ def onnxruntime_reference(source: Path | bytes, inner: set[str]) -> Reference | 
 
 
 def _recompute(
-    session: Session, graph: Graph, producers: Mapping[str, Node], stored: set[str], name: str
+    session: Session | BoardSession,
+    graph: Graph,
+    producers: Mapping[str, Node],
+    stored: set[str],
+    name: str,
 ) -> Array:
     """Value `name` by reference functions, from the values in memory that its step reads."""
     memo: dict[str, Array] = {}

@@ -35,6 +35,10 @@ TargetName = Annotated[
 ShapeList = Annotated[
     list[str] | None, typer.Option("--shape", help="input shape as name=1,3,224,224; repeatable")
 ]
+DeviceName = Annotated[
+    str | None,
+    typer.Option("--device", help="ssh://user@host:port, local or emulator (default: what fits)"),
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="threads to run on")]
 
 

@@ -14,15 +14,19 @@ from tilewright import api
 from tilewright.bench.inputs import make_inputs
 from tilewright.bench.roofline import measure
 from tilewright.commands._common import (
+    DeviceName,
     ShapeList,
     TargetName,
     Threads,
     console,
+    escape,
     locate,
     notice,
     progress,
     read_arrays,
 )
+from tilewright.device.board_model import BoardModel
+from tilewright.device.linux_model import RemoteModel
 from tilewright.errors import ModelError
 from tilewright.runtime.model import Array, Model
 
@@ -44,18 +48,21 @@ def command(
     profile: Annotated[bool, typer.Option("--profile", help="time of every kernel")] = False,
     threads: Threads = 1,
     repeat: Annotated[int, typer.Option(min=1, help="runs to time")] = 10,
+    device: DeviceName = None,
 ) -> None:
     """Run a model on given or random inputs and print its outputs and latency."""
     path, shapes = locate(model, shape)
     if path.is_dir() or path.suffix == ".so":
         if profile:
             raise typer.BadParameter("--profile needs the model file, not an artifact")
-        compiled: Model = api.load(path, threads)
+        compiled: Model = api.load(path, threads, device)
         graph = None
     else:
         with progress() as report:
-            compiled = api.compile(path, target, shapes, threads, progress=report, notify=notice)
-        graph = compiled.program.graph if isinstance(compiled, api.CompiledModel) else None
+            made = api.compile(
+                path, target, shapes, threads, device=device, progress=report, notify=notice
+            )
+        compiled, graph = made, made.program.graph
     given = read_arrays(input)
     unknown = sorted(set(given) - {t.name for t in compiled.inputs})
     if unknown:
@@ -66,18 +73,32 @@ def command(
         results = compiled(*arrays)
     except ValueError as err:
         raise ModelError(str(err)) from None
-    times: list[float] = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        compiled(*arrays)
-        times.append(time.perf_counter() - start)
     _show(compiled, results, output)
-    console.print(
-        f"{compiled.name}: {min(times) * 1e3:.3f} ms (least of {repeat}), "
-        f"median {float(np.median(times)) * 1e3:.3f} ms, {threads} thread{'s' if threads > 1 else ''}"
-    )
+    console.print(f"{compiled.name}: {_cost(compiled, arrays, repeat, threads)}", soft_wrap=True)
     if profile and isinstance(compiled, api.CompiledModel):
         _profile(compiled, arrays)
+
+
+def _cost(compiled: Model, arrays: list[Array], repeat: int, threads: int) -> str:
+    """How long a run takes; under emulation, whose time says nothing, how many instructions."""
+    if isinstance(compiled, BoardModel):
+        return f"{compiled.profile(arrays).instructions} instructions (emulated)"
+    where = f"{threads} thread{'s' if threads > 1 else ''}"
+    if isinstance(compiled, RemoteModel):
+        where = escape(compiled.device.describe())
+        if compiled.device.emulated:
+            count = compiled.instructions(arrays)
+            return f"{count if count is not None else 'unknown number of'} instructions on {where}"
+        run = compiled.measure(arrays, repeat)
+        least, median = run.least, run.median
+    else:
+        times: list[float] = []
+        for _ in range(repeat):
+            start = time.perf_counter()
+            compiled(*arrays)
+            times.append(time.perf_counter() - start)
+        least, median = min(times), float(np.median(times))
+    return f"{least * 1e3:.3f} ms (least of {repeat}), median {median * 1e3:.3f} ms, {where}"
 
 
 def _show(compiled: Model, results: list[Array], output: Path | None) -> None:

@@ -11,6 +11,7 @@ from tilewright import api
 from tilewright.bench.inputs import make_inputs
 from tilewright.bench.verify import Report, Verifier
 from tilewright.commands._common import (
+    DeviceName,
     ModelName,
     ShapeList,
     TargetName,
@@ -20,6 +21,7 @@ from tilewright.commands._common import (
     notice,
     progress,
 )
+from tilewright.device.linux_model import LinuxModel
 
 NAME = "verify"
 
@@ -33,12 +35,13 @@ def command(
     tolerance: Annotated[
         float, typer.Option(help="largest error, relative to the largest magnitude")
     ] = 1e-4,
+    device: DeviceName = None,
 ) -> None:
     """Compare with ONNX Runtime (our NumPy interpreter where it is not installed); exit code 1 and
     the first layer that departs if they differ."""
     path, shapes = locate(model, shape)
     with progress() as report:
-        compiled = api.compile(path, target, shapes, progress=report, notify=notice)
+        compiled = api.compile(path, target, shapes, device=device, progress=report, notify=notice)
     verifier = Verifier(path, compiled, tolerance)
     failed = False
     for seed in range(random, random + seeds):
@@ -50,6 +53,7 @@ def command(
         raise typer.Exit(1)
     console.print(
         f"[green]{compiled.name}: verified[/green] on {seeds} inputs, tolerance {tolerance:g}"
+        + (f", on {escape(compiled.device.describe())}" if isinstance(compiled, LinuxModel) else "")
     )
 
 
@@ -67,6 +71,15 @@ def _print(result: Report, seed: int) -> None:
             "yes" if o.ok else "[red]no[/red]",
         )
     console.print(table)
+    if result.layers:
+        _print_layers(result)
+    if result.first_departure:
+        console.print(
+            f"[red]first layer that departs:[/red] {escape(result.first_departure)}", soft_wrap=True
+        )
+
+
+def _print_layers(result: Report) -> None:
     console.print(
         f"{result.layers} layers recomputed one by one in float64: worst {result.worst_layer:.1e}; "
         f"{result.shared} of them compared with {result.reference}: worst {result.worst_shared:.1e}"
@@ -74,7 +87,3 @@ def _print(result: Report, seed: int) -> None:
         else f"{result.layers} layers recomputed one by one in float64: worst {result.worst_layer:.1e}",
         soft_wrap=True,
     )
-    if result.first_departure:
-        console.print(
-            f"[red]first layer that departs:[/red] {escape(result.first_departure)}", soft_wrap=True
-        )

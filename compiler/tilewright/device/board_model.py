@@ -7,16 +7,15 @@ Invariant: every result comes from the board; this process only copies bytes.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tilewright.api import spec_of
+from tilewright.device.entry import entry_of
 from tilewright.device.qemu_system import BoardImage, BoardRun, snapshot_outputs
 from tilewright.errors import TilewrightError
 from tilewright.graph.ir import Array
-from tilewright.program import Program
+from tilewright.program import Program, spec_of
 from tilewright.runtime.model import Model
 from tilewright.session import read_value
 
@@ -31,7 +30,8 @@ class BoardModel(Model):
     def __init__(self, program: Program) -> None:
         self.program = program
         self.image = BoardImage(program)
-        super().__init__(spec_of(program), self._run, keep=self.image)
+        spec = spec_of(program)
+        super().__init__(spec, entry_of(spec, lambda inputs: self.image.run(inputs).outputs))
 
     def profile(self, inputs: Sequence[Array]) -> BoardRun:
         """Run once; outputs, and instructions of the whole and of every step."""
@@ -40,14 +40,6 @@ class BoardModel(Model):
     def session(self) -> BoardSession:
         """Step-by-step access for verification."""
         return BoardSession(self.image)
-
-    def _run(self, inputs: int, outputs: int, arena: int) -> int:
-        """The entry point `Model` calls: addresses of the tables of pointers."""
-        given = _tables(inputs, [(t.shape, t.dtype) for t in self.inputs])
-        wanted = _tables(outputs, [(t.shape, t.dtype) for t in self.outputs])
-        for mine, theirs in zip(wanted, self.image.run(given).outputs, strict=True):
-            mine[...] = theirs
-        return 0
 
 
 class BoardSession:
@@ -96,15 +88,3 @@ class BoardSession:
             arena = np.frombuffer(picture[0], np.uint8)
             outputs = snapshot_outputs(self.program, picture[1])
         return read_value(self.program, name, arena, self.inputs, outputs)
-
-
-def _tables(address: int, tensors: Sequence[tuple[tuple[int, ...], str]]) -> list[Array]:
-    """Arrays over the memory that a table of pointers points to."""
-    pointers = (ctypes.c_void_p * max(len(tensors), 1)).from_address(address)
-    arrays: list[Array] = []
-    for pointer, (shape, dtype) in zip(pointers, tensors, strict=False):
-        kind = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-        raw = (ctypes.c_char * size).from_address(pointer or 0) if size else b""
-        arrays.append(np.frombuffer(raw, kind).reshape(shape))
-    return arrays
