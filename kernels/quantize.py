@@ -18,7 +18,6 @@ from tilewright.core.dtypes import F32, I8, I16, I32, U8, U16, DType
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
-from tilewright.graph.quantized import IntegerForm
 from tilewright.loop.builder import (
     KernelBuilder,
     Reader,
@@ -113,12 +112,6 @@ def _dequantize(
     assert value is not None and scale is not None and zero is not None
     steps = sub(cast(value.broadcast(index), I32), cast(zero.broadcast(index), I32))
     return mul(cast(steps, F32), scale.broadcast(index))
-
-
-def _rescale(q: IntegerForm) -> bool:
-    """What is dequantized to be quantised again changes its scale."""
-    x = q.integers(q.node.outputs[0])
-    return x is not None and q.rescale(*x)
 
 
 # ---------------------------------------------------------------- importers
@@ -228,7 +221,6 @@ OPERATORS = [
         infer=_dequantize_infer,
         reference=_dequantize_reference,
         compute=_dequantize,
-        quantized=_rescale,
         samples=_dequantize_samples,
         onnx={"DequantizeLinear": _import_dequantize},
         fold_on_import=False,

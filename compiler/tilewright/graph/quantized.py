@@ -72,6 +72,11 @@ class IntegerForm(Protocol):
         """Add the node whose result is the one wanted."""
         ...
 
+    def quantized(self, value: str) -> str | None:
+        """The float operand as bytes with the scale and the bounds of the result, if it has an integer
+        form itself: for operators before which a value may be quantised as well as after."""
+        ...
+
     def shifted(self, value: str, by: int) -> str:
         """An i32 value plus a constant."""
         ...
@@ -122,26 +127,25 @@ def contraction(q: IntegerForm, channel: int) -> bool:
 
 def movement(q: IntegerForm) -> bool:
     """Operators that pass on elements of operand 0: they move its bytes, which then change scale."""
-    x = q.integers(q.node.inputs[0])
+    x, rest = q.integers(q.node.inputs[0]), q.node.inputs[1:]
     if x is None:
-        return False
+        before = q.quantized(q.node.inputs[0])
+        return before is not None and q.finish(q.node.op, (before, *rest), q.node.attrs)
     source, scale = x
-    inputs = (source, *q.node.inputs[1:])
     if scale == q.scale and q.whole:
-        return q.finish(q.node.op, inputs, q.node.attrs)
-    return q.rescale(q.make(q.node.op, inputs, q.node.attrs), scale)
+        return q.finish(q.node.op, (source, *rest), q.node.attrs)
+    return q.rescale(q.make(q.node.op, (source, *rest), q.node.attrs), scale)
 
 
 def choice(q: IntegerForm, first: int = 0) -> bool:
     """Operators whose result is one of their operands `first`, ...: on bytes of the result's scale."""
-    if not q.whole:
-        return False
     names: list[str] = []
     for value in q.node.inputs[first:]:
         x = q.integers(value)
         if x is None:
-            return False
-        name = x[0] if x[1] == q.scale else q.rescaled(*x)
+            name = q.quantized(value)
+        else:
+            name = x[0] if x[1] == q.scale and q.whole else q.rescaled(*x)
         if name is None:
             return False
         names.append(name)

@@ -16,6 +16,7 @@ Inference" (2018).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,34 +31,41 @@ def quantize(graph: Graph) -> Graph:
     if not any(n.op == "quantize" for n in graph.nodes):
         return graph
     g = graph.clone()
-    made, unary = g.producers(), _Unary(g)
-    users = g.consumers()
+    work = _Pass(g, g.producers(), g.consumers(), _Unary(g))
     nodes: list[Node] = []
     for node in g.nodes:
-        unary.see(node)
-        done = _integer_nodes(g, made, users, unary, node) if node.op == "quantize" else None
+        work.unary.see(node)
+        done = work.integer_nodes(node, node) if node.op == "quantize" else None
         nodes += done or [node]
     g.nodes = nodes
     return g
 
 
-def _integer_nodes(
-    g: Graph,
-    made: Mapping[str, Node],
-    users: Mapping[str, list[Node]],
-    unary: _Unary,
-    node: Node,
-) -> list[Node] | None:
-    """The nodes that stand for one `quantize` and what it quantises."""
-    scale = _scale(g, node)
-    producer = made.get(node.inputs[0])
-    if scale is None or scale.dtype not in (I8, U8) or producer is None:
-        return None
-    info = np.iinfo(str(scale.dtype.numpy))
-    form = _Form(g, made, users, node, scale, (int(info.min), int(info.max)))
-    if form.run(producer):
-        return form.nodes
-    return unary.table(node)
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """The graph as it was, with what makes and reads each value."""
+
+    g: Graph
+    made: Mapping[str, Node]
+    users: Mapping[str, list[Node]]
+    unary: _Unary
+
+    def integer_nodes(
+        self, node: Node, follower: Node, bounds: tuple[int, int] | None = None
+    ) -> list[Node] | None:
+        """The nodes that stand for quantising node `node` and what it quantises, which only `follower`
+        may read; `bounds` cut the result."""
+        scale = _scale(self.g, node)
+        producer = self.made.get(node.inputs[0])
+        if scale is None or scale.dtype not in (I8, U8) or producer is None:
+            return None
+        info = np.iinfo(str(scale.dtype.numpy))
+        whole = (int(info.min), int(info.max))
+        looked_up = self.unary.table(node, bounds or whole)
+        if looked_up is not None:
+            return [looked_up]
+        form = _Form(self, node, follower, scale, whole, bounds or whole)
+        return form.nodes if form.run(producer) else None
 
 
 def _scale(g: Graph, node: Node) -> Scale | None:
@@ -74,33 +82,32 @@ class _Form:
 
     def __init__(
         self,
-        g: Graph,
-        made: Mapping[str, Node],
-        users: Mapping[str, list[Node]],
+        work: _Pass,
         quantizer: Node,
+        follower: Node,
         scale: Scale,
+        whole: tuple[int, int],
         bounds: tuple[int, int],
     ) -> None:
-        self.g, self.made, self.users = g, made, users
-        self.quantizer = self.node = quantizer
-        self.scale = scale
-        self.low, self.high = self.bounds = bounds
+        self.work, self.g, self.made = work, work.g, work.made
+        self.quantizer, self.node = quantizer, follower
+        self.scale, self.all = scale, whole
+        self.low, self.high = bounds
         self.nodes: list[Node] = []
 
     def run(self, node: Node) -> bool:
         """Make integer nodes for `node`; not where others want its float result as well."""
         form = operator(node.op).quantized
-        users = [n for o in node.outputs for n in self.users.get(o, [])]
+        users = [n for o in node.outputs for n in self.work.users.get(o, [])]
         own = all(n is self.node or n.op == "quantize" for n in users)
-        shared = not own or any(o in self.g.outputs for o in node.outputs)
-        if form is None or (shared and node.op != "dequantize"):
+        if form is None or not own or any(o in self.g.outputs for o in node.outputs):
             return False
         self.node = node
         return form(self)
 
     @property
     def whole(self) -> bool:
-        return (self.low, self.high) == self.bounds
+        return (self.low, self.high) == self.all
 
     # ---- reading the graph
 
@@ -168,6 +175,18 @@ class _Form:
     def finish(self, op: str, inputs: tuple[str, ...], attrs: Attrs) -> bool:
         self.nodes.append(Node(self.quantizer.name, op, inputs, self.quantizer.outputs, attrs))
         return True
+
+    def quantized(self, value: str) -> str | None:
+        out = self.g.fresh(f"{self.quantizer.outputs[0]}.before")
+        self.g.types[out] = TensorType(self.scale.dtype, self.g.types[value].shape)
+        inner = self.quantizer.with_(
+            inputs=(value, *self.quantizer.inputs[1:]), outputs=(out,), name=self.node.name
+        )
+        nodes = self.work.integer_nodes(inner, self.node, (self.low, self.high))
+        if nodes is None:
+            return None
+        self.nodes += nodes
+        return out
 
     def shifted(self, value: str, by: int) -> str:
         if not by:
@@ -247,15 +266,19 @@ class _Unary:
         if source and self.g.types[source].shape == self.g.types[node.outputs[0]].shape:
             self.origin[node.outputs[0]] = source
 
-    def table(self, node: Node) -> list[Node] | None:
-        """The node that looks the result of `node` up."""
-        source = self.origin.get(node.outputs[0])
+    def table(self, node: Node, bounds: tuple[int, int]) -> Node | None:
+        """The node that looks up what quantising node `node` gives, within `bounds`."""
+        source = self.origin.get(node.inputs[0])
         if source is None:
             return None
         every = np.arange(256).astype(np.uint8).view(self.g.types[source].dtype.numpy)
-        values = self._evaluate(node.outputs[0], {source: every})
+        known = {source: every}
+        operands = [self._evaluate(i, known) for i in node.inputs]
+        values = operator(node.op).reference(operands, node.attrs)[0].clip(*bounds)
+        if values.dtype == every.dtype and (values == every).all():
+            return Node(node.name, "copy", (source,), node.outputs, {})
         name = self.g.add_constant(f"{node.name}.table", values)
-        return [Node(node.name, "table", (source, name), node.outputs, {})]
+        return Node(node.name, "table", (source, name), node.outputs, {})
 
     def _evaluate(self, value: str, known: dict[str, Array]) -> Array:
         if value not in known:
