@@ -3,11 +3,12 @@
 import tilewright
 model = tilewright.compile("model.onnx")           # for this machine, in this process
 outputs = model(array)
+tilewright.tune("model.onnx", minutes=5)           # later `compile`s are faster
 model.save("out/")                                 # .o .a .so .h manifest.json example.c
 tilewright.load("out/")(array)                     # no compiler needed
 """
 
-from tilewright.api import CompiledModel, compile, load
+from tilewright.api import CompiledModel, compile, load, tune
 from tilewright.errors import (
     ArtifactError,
     ModelError,
@@ -32,4 +33,5 @@ __all__ = [
     "UnsupportedError",
     "compile",
     "load",
+    "tune",
 ]

@@ -35,7 +35,7 @@ from tilewright.schedule.target import Target, load_target
 from tilewright.session import Session
 
 if TYPE_CHECKING:
-    from tilewright.tune.tuner import Result, State
+    from tilewright.tune.state import Result, State
 
 
 class CompiledModel(Model):

@@ -9,17 +9,18 @@ with a barrier wherever another one follows. Loops that are narrower than the la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 from math import prod
 
 from tilewright.codegen.addressing import Slot
 from tilewright.codegen.kernel import Emitter
-from tilewright.codegen.values import Value, memory_type
-from tilewright.core.dtypes import I32
+from tilewright.codegen.values import memory_type
 from tilewright.core.index import Ix, bounds, variables
 from tilewright.errors import IRError
-from tilewright.loop.ir import Alloc, Block, Buffer, For, Kernel, Load, Stmt, Store
+from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Load, Store
 from tilewright.loop.rewrite import expressions, loads, walk
 from tilewright.schedule.target import Target
 
@@ -51,7 +52,7 @@ def launch_of(kernel: Kernel) -> Launch:
 def _sizes(block: Block, ranges: dict[str, tuple[int, int]], outer: int) -> tuple[int, int]:
     blocks, threads = outer, 1
     for s in block:
-        for inner in (s.then, s.orelse) if hasattr(s, "then") else ():
+        for inner in (s.then, s.orelse) if isinstance(s, If) else ():
             b, t = _sizes(inner, ranges, outer)
             blocks, threads = max(blocks, b), max(threads, t)
         if not isinstance(s, For):
@@ -134,21 +135,16 @@ class _CudaEmitter(Emitter):
 
         What is bound to no block runs in the first one, what is bound to no thread in its first thread.
         """
-        outer = self.scope
-        self.scope = outer.child()
-        for s in block:
-            self.memo = {}
-            if isinstance(s, For) and s.kind == "block":
-                self.grid(s)
-            elif isinstance(s, For) and any(
-                isinstance(x, For) and x.kind == "thread" for x in walk((s,))
-            ):
-                self.guarded(
-                    self.block_index, 1, self.launch.blocks, lambda s=s: self.cooperate((s,))
-                )
-            else:
-                self.guarded(self.block_index, 1, self.launch.blocks, lambda s=s: self.alone((s,)))
-        self.scope = outer
+        for is_grid, group in groupby(block, lambda s: isinstance(s, For) and s.kind == "block"):
+            statements = tuple(group)
+            if is_grid:
+                for s in statements:
+                    assert isinstance(s, For)
+                    self.grid(s)
+                continue
+            run = self.cooperate if _has_threads(statements) else self.alone
+            emit = partial(run, statements)
+            self.guarded(self.block_index, 1, self.launch.blocks, emit)
 
     def grid(self, s: For) -> None:
         nest = [s]
@@ -161,22 +157,21 @@ class _CudaEmitter(Emitter):
 
         def emit() -> None:
             self.indices([(f.var, n) for f, n in zip(nest, sizes, strict=True)], self.block_index)
-            threads = any(isinstance(x, For) and x.kind == "thread" for x in walk(body))
-            (self.cooperate if threads else self.alone)(body)
+            (self.cooperate if _has_threads(body) else self.alone)(body)
 
         self.guarded(self.block_index, prod(sizes), self.launch.blocks, emit)
 
     def alone(self, block: Block) -> None:
         """Statements without threads: the first thread runs them."""
         self.inside_threads = True
-        self.guarded(self.tid, 1, self.launch.threads, lambda: self.block(block))
+        self.guarded(self.tid, 1, self.launch.threads, partial(self.block, block))
         self.inside_threads = False
 
     def cooperate(self, block: Block) -> None:
         """Statements of a block: loops run by all threads together, and nests of threads."""
-        self.barriers = sum(
-            isinstance(s, For) and s.kind == "thread" for s in _tops(block)
-        ) > 1 or any(isinstance(s, For) and s.kind != "thread" for s in block)
+        nests = sum(isinstance(s, For) and s.kind == "thread" for s in block)
+        repeated = any(isinstance(s, For) and s.kind != "thread" for s in block)
+        self.barriers = nests > 1 or repeated
         self.block(block)
 
     def indices(self, sizes: Sequence[tuple[str, int]], linear: str) -> None:
@@ -191,9 +186,8 @@ class _CudaEmitter(Emitter):
                 self.scope.ssa[var] = self.op(f"urem i32 {rest}, {n}")
                 rest = self.op(f"udiv i32 {rest}, {n}")
 
-    def guarded(self, value: str, count: int, limit: int, emit: object) -> None:
+    def guarded(self, value: str, count: int, limit: int, emit: Callable[[], None]) -> None:
         """Run `emit` where `value` < `count`; `limit` bounds the value anyway."""
-        assert callable(emit)
         outer = self.scope
         self.scope = outer.child()
         if count >= limit:
@@ -276,12 +270,9 @@ class _CudaEmitter(Emitter):
             strides[i] = s
         self.slots[buffer.name] = replace(slot, buffer=buffer, strides=tuple(strides))
 
-    def constant_index(self, value: int) -> Value:
-        return Value(str(value), I32, 1)
 
-
-def _tops(block: Block) -> list[Stmt]:
-    return list(block)
+def _has_threads(block: Block) -> bool:
+    return any(isinstance(s, For) and s.kind == "thread" for s in walk(block))
 
 
 def _private_dims(body: Block) -> dict[str, frozenset[int]]:

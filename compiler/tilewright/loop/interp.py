@@ -51,6 +51,14 @@ def run(kernel: Kernel, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     Packed constants are given in their packed form (see `loop.pack`). Raises `IRError` naming buffer
     and index on an access outside a buffer or a read of scratch that was not written.
     """
+    check_arguments(kernel, arrays)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        Machine(dict(arrays)).block(kernel.body, {}, {})
+
+
+def check_arguments(kernel: Kernel, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Raise `IRError` unless there is an array of the right type for every parameter."""
     for p in kernel.params:
         got = arrays[p.buffer.name]
         if got.shape != p.buffer.shape or got.dtype != p.buffer.dtype.numpy:
@@ -58,12 +66,11 @@ def run(kernel: Kernel, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
                 f"{kernel.name}: parameter {p.buffer.name} wants {p.buffer.dtype}{p.buffer.shape}, "
                 f"got {got.dtype}{got.shape}"
             )
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        _Machine(dict(arrays)).block(kernel.body, {}, {})
 
 
-class _Machine:
+class Machine:
+    """Executes statements; `loop.simt` runs threads on top of it."""
+
     def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
         self.written: dict[str, npt.NDArray[np.bool_]] = {}
@@ -77,11 +84,8 @@ class _Machine:
                     for i in range(evaluate(extent, env)):
                         env[var] = i
                         self.block(body, env, dict(refs))
-                case Store(buffer, index, value):
-                    at = self.locate(buffer, index, env)
-                    self.arrays[buffer][at] = self.eval(value, env, refs)
-                    if buffer in self.written:
-                        self.written[buffer][at] = True
+                case Store():
+                    self.store(stmt, env, refs)
                 case Let(name, value, bound):
                     v = self.eval(value, env, refs)
                     refs[name] = v
@@ -97,6 +101,12 @@ class _Machine:
                     self.written[buffer.name] = np.zeros(buffer.shape, np.bool_)
                 case _:
                     raise IRError(f"the interpreter has no meaning for {stmt}")
+
+    def store(self, s: Store, env: dict[str, int], refs: dict[str, Value]) -> None:
+        at = self.locate(s.buffer, s.index, env)
+        self.arrays[s.buffer][at] = self.eval(s.value, env, refs)
+        if s.buffer in self.written:
+            self.written[s.buffer][at] = True
 
     def locate(self, buffer: str, index: tuple[Ix, ...], env: dict[str, int]) -> tuple[int, ...]:
         at = tuple(evaluate(i, env) for i in index)
@@ -190,6 +200,14 @@ def unary(op: str, v: Value) -> Value:
         return _UNARY[op](v)
     wide = np.float64(v) if op in _WIDE else v
     return v.dtype.type(_UNARY[op](wide))
+
+
+def unary_lanes(op: str, a: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`unary` on all elements of an array (not `erf`)."""
+    if op in ("not", "isnan"):
+        return np.asarray(_UNARY[op](a))
+    wide = a.astype(np.float64) if op in _WIDE else a
+    return np.asarray(_UNARY[op](wide)).astype(a.dtype)
 
 
 _BINARY: dict[str, Callable[[Value, Value], Value]] = {

@@ -79,6 +79,8 @@ def _trip_counts(block: Block, ranges: Ranges) -> list[_Trip]:
             inside = _trip_counts(s.body, {**ranges, s.var: (0, max(0, (hi or 1) - 1))})
             if s.kind == "unroll":
                 out += inside * round(times)
+            elif s.extent.is_const and s.extent.const == 1:
+                out += inside  # LLVM leaves no loop behind
             elif s.kind != "vector":
                 out.append(_Trip(max(times, 1.0), inside))
     return out

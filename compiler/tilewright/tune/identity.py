@@ -13,9 +13,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
+from tilewright.core.index import variables
 from tilewright.graph.ir import Graph, Node
 from tilewright.loop.ir import Alloc, For, Kernel, Let
-from tilewright.loop.rewrite import loops, walk
+from tilewright.loop.rewrite import accesses, loops, walk
 from tilewright.loop.text import to_text
 from tilewright.schedule.target import Target
 
@@ -59,6 +60,16 @@ def extents(kernel: Kernel) -> dict[str, int]:
     """Constant extents of the loops, by name."""
     found = loops(kernel.body).items()
     return {v: f.extent.const for v, f in found if f.extent.is_const}
+
+
+def sum_length(kernel: Kernel) -> int:
+    """Upper bound on the terms of one output element: the loops that no stored index moves with."""
+    outputs = {p.buffer.name for p in kernel.params if p.role == "out"}
+    moving: set[str] = set()
+    for buffer, index, store in accesses(kernel.body):
+        if store and buffer in outputs:
+            moving = moving.union(*(variables(i) for i in index))
+    return max(1, math.prod(n for v, n in extents(kernel).items() if v not in moving))
 
 
 def volume(shape: Mapping[str, int]) -> int:

@@ -20,7 +20,7 @@ from tilewright.loop.ir import Kernel
 from tilewright.registry import Operator
 from tilewright.schedule.space import Space
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates import injective, injective_space
+from tilewright.schedule.templates import gpu, injective, injective_space
 from tilewright.schedule.trace import Trace
 from tilewright.tune.admit import admit, finish
 from tilewright.tune.identity import (
@@ -57,6 +57,8 @@ def shipped_folder() -> Path:
 
 def default_trace(op: Operator | None, kernel: Kernel, target: Target) -> Trace:
     """The operator's own schedule; what has none is treated as data movement."""
+    if target.family == "cuda":
+        return gpu.schedule(kernel, target)
     choose = op.schedule if op is not None and op.schedule is not None else injective
     return choose(kernel, target)
 
@@ -161,7 +163,7 @@ class Library:
             return None  # where the nearest one kept the default, so do we
         record = near[0][2]
         choice = space.nearest(record.choice)
-        if choice == dict(space.default) or not space.cost(choice) <= 1.1 * space.cost(
+        if choice == dict(space.default) or not space.cost(choice) <= 1.3 * space.cost(
             space.default
         ):
             return None

@@ -61,6 +61,7 @@ class Record:
                       was never timed (estimates: the model's seconds)
     ratio, error      median of candidate / default over all rounds, its standard error
     rounds            how many rounds were timed
+    modelled          the space's analytic cost against the default's
     variant           (variant) name of the way to compute, empty for the operator's own
     """
 
@@ -79,6 +80,7 @@ class Record:
     ratio: float | None = None
     error: float | None = None
     rounds: int = 0
+    modelled: float | None = None
     variant: str = ""
     note: str = ""
     device: str = ""
@@ -131,6 +133,7 @@ def parse(line: bytes) -> Record:
         ratio=_time(data, "ratio"),
         error=_time(data, "error"),
         rounds=_count(data, "rounds"),
+        modelled=_time(data, "modelled"),
         note=_free(data, "note"),
         device=_free(data, "device"),
     )

@@ -20,7 +20,12 @@ from tilewright.loop.rewrite import Ranges, simplify_block, substitute_block, wa
 
 
 def specialize_tails(kernel: Kernel) -> Kernel:
-    """Peel or branch on last iterations; see the module docstring."""
+    """Peel or branch on last iterations; see the module docstring.
+
+    On a GPU threads beyond an extent are idle instead: one code for all blocks.
+    """
+    if any(isinstance(s, For) and s.kind in ("block", "thread") for s in walk(kernel.body)):
+        return replace(kernel, body=simplify_block(kernel.body, {}))
     return replace(kernel, body=_block(simplify_block(kernel.body, {}), {}))
 
 

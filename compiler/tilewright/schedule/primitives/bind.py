@@ -2,16 +2,18 @@
 
 Blocks may run in any order, the threads of one nest at the same time; between two nests of threads all
 threads of a block wait for each other. Legal iff the iterations are independent, blocks enclose threads,
-and a loop of blocks is an outermost loop (or directly inside another one).
+and a loop of blocks is an outermost loop (or directly inside another one) and uses no scratch from outside.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from tilewright.core.index import ix
 from tilewright.errors import ScheduleError
-from tilewright.loop.ir import Block, For, If, Kernel, Stmt
-from tilewright.schedule.legality import carried, require_loop, require_serial
+from tilewright.loop.ir import Alloc, Block, For, If, Kernel, Stmt
+from tilewright.loop.rewrite import accesses, walk
+from tilewright.schedule.legality import carried, local_buffers, require_loop, require_serial
 
 
 def bind(kernel: Kernel, var: str, axis: str) -> Kernel:
@@ -25,7 +27,22 @@ def bind(kernel: Kernel, var: str, axis: str) -> Kernel:
             raise ScheduleError(reason)
         if axis == "block" and not f.extent.is_const:
             raise ScheduleError(f"the extent of `{var}` is not constant")
+        _require_own_scratch(kernel, f, axis)
     return replace(kernel, body=_block(kernel.body, var, axis, "outside"))
+
+
+def _require_own_scratch(kernel: Kernel, f: For, axis: str) -> None:
+    """Blocks share no scratch; threads share what is in shared memory, the rest is one element each."""
+    inside = local_buffers(f.body)
+    outside = {
+        s.buffer.name: s.buffer.space
+        for s in walk(kernel.body)
+        if isinstance(s, Alloc) and s.buffer.name not in inside
+    }
+    for name, index, _ in accesses(f.body):
+        own = axis == "thread" and ix(f.var) in index
+        if name in outside and not own and (axis == "block" or outside[name] != "shared"):
+            raise ScheduleError(f"`{f.var}` uses the scratch `{name}` of the code around it")
 
 
 def _block(block: Block, var: str, axis: str, where: str) -> Block:

@@ -201,6 +201,8 @@ def contraction_space(
     default: dict[str, Value] = {f"tile{i}": s for i, s in enumerate(start.shape)}
     default.update(vectors=start.vectors, lanes=start.lanes, band=0, steps=1)
 
+    narrow = {w: replace(target, vector_bytes=4 * int(w)) for w in params["lanes"]}
+
     def tiling(choice: Choice) -> Tiling:
         shape = tuple(int(choice[f"tile{i}"]) for i in range(len(extents)))
         return Tiling(shape, *(int(choice[k]) for k in ("vectors", "lanes", "band", "steps")))
@@ -215,8 +217,8 @@ def contraction_space(
         t = tiling(choice)
         if math.prod(t.shape) * t.vectors + t.vectors + 1 > max(target.registers, 4):
             return math.inf
-        narrow = replace(target, vector_bytes=4 * t.lanes, fma_per_cycle=target.fma_per_cycle)
-        return tiling_cycles(extents, t.shape, n, t.vectors, max(1, math.prod(sums)), narrow)
+        depth = max(1, math.prod(sums))
+        return tiling_cycles(extents, t.shape, n, t.vectors, depth, narrow[t.lanes])
 
     return Space("contraction", params, default, build, cost)
 

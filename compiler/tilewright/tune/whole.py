@@ -1,0 +1,246 @@
+"""Time whole models in a worker process: what tuning changed, and where it did harm.
+
+In: a graph, a target, two libraries. Out: times of both, interleaved, of every step in place.
+Invariant: results are compared as well as times; a step is timed where it runs in the model, with
+the caches as its predecessors left them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tilewright.graph.ir import Array, Graph, Node
+from tilewright.graph.passes.choose_variants import Chooser
+from tilewright.pipeline import build
+from tilewright.program import Program
+from tilewright.registry import variants
+from tilewright.schedule.space import Value
+from tilewright.schedule.target import Target
+from tilewright.session import Session
+from tilewright.tune.identity import node_extents, node_hash
+from tilewright.tune.library import Library, node_choice
+from tilewright.tune.records import Record
+
+#: Another way to compute may differ from the operator's own by this share of the largest magnitude.
+TOLERANCE = 1e-3
+#: A schedule loses in place if its steps take longer than the default's by this share and this time.
+SLACK = 0.02
+SLACK_SECONDS = 3e-7
+
+
+@dataclass(frozen=True, slots=True)
+class WayTimes:
+    """One node (`name`, `operator`, identity as in the log): seconds of each way to compute it in place
+    (empty name: the operator's own), and the largest difference of its result from the own way's,
+    relative to the largest magnitude."""
+
+    name: str
+    operator: str
+    kernel: str
+    extents: Mapping[str, int]
+    choice: Mapping[str, Value]
+    seconds: Mapping[str, float]
+    errors: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Least and median seconds of a run with default schedules and with tuned ones, interleaved;
+    `steps`: kernel hash -> (default, tuned) least seconds of its steps in place; `losers`: kernels whose
+    schedule was slower there and is not part of `tuned`."""
+
+    default: float
+    tuned: float
+    default_median: float
+    tuned_median: float
+    ratio: float
+    steps: Mapping[str, tuple[float, float]]
+    losers: tuple[str, ...]
+    error: float
+
+
+def make_inputs(program: Program, seed: int = 0) -> list[Array]:
+    """Random inputs; whole numbers below the shortest table they may index for integer types."""
+    rng = np.random.default_rng(seed)
+    out: list[Array] = []
+    for t in program.inputs:
+        dtype = t.type.dtype.numpy
+        data = rng.standard_normal(t.type.shape) if dtype.kind == "f" else np.zeros(t.type.shape)
+        out.append(data.astype(dtype))
+    return out
+
+
+def time_ways(graph: Graph, target: Target, library: Library, rounds: int) -> list[WayTimes]:
+    """Time every variant of every node that has some, inside the whole model."""
+    names = sorted({name for ways in variants().values() for name in ways})
+    nodes: dict[str, WayTimes] = {}
+    built: dict[str, Session] = {}
+    for name in ["", *names]:
+        program = build(graph, target, variants=_always(name, nodes), library=library)
+        if not name or any(f"{n}/" in m.name for m in program.graph.nodes for n in nodes):
+            built[name] = Session(program)
+            built[name].set_inputs(make_inputs(program))
+    if len(built) == 1:
+        return []
+    values: dict[tuple[str, str], Array] = {}
+    times = {name: _steps_in_place(s, rounds, name, values) for name, s in built.items()}
+    found: list[WayTimes] = []
+    for node in nodes.values():
+        seconds = {w: _node_seconds(built[w].program, t, node.name) for w, t in times.items()}
+        errors = _way_errors(built, values, node.name)
+        used = {w: s for w, s in seconds.items() if w in errors and s > 0}
+        if len(used) > 1 and "" in used:
+            found.append(replace(node, seconds=used, errors={w: errors[w] for w in used}))
+    return found
+
+
+def _always(name: str, seen: dict[str, WayTimes]) -> Chooser:
+    """Choose way `name` wherever it exists; note the nodes that were asked about."""
+
+    def choose(graph: Graph, node: Node) -> str | None:
+        if node.name not in seen:
+            here = node_extents(graph, node)
+            seen[node.name] = WayTimes(
+                node.name, node.op, node_hash(graph, node), here, node_choice(graph, node), {}, {}
+            )
+        return name if name in variants().get(node.op, {}) else None
+
+    return choose
+
+
+def _node_seconds(program: Program, times: Sequence[float], node: str) -> float:
+    """Time of all steps that work for a node; variants name their nodes `NODE/...`."""
+    return sum(
+        t
+        for s, t in zip(program.steps, times, strict=True)
+        if any(n == node or n.startswith(node + "/") for n in s.nodes)
+    )
+
+
+def _way_errors(
+    built: Mapping[str, Session], values: Mapping[tuple[str, str], Array], node: str
+) -> dict[str, float]:
+    """Difference of a node's group from the own way's, per way that really computes it otherwise."""
+    out: dict[str, float] = {}
+    want: Array | None = None
+    for name, session in built.items():
+        steps = session.program.steps
+        last = next((s for s in steps if node in s.nodes and s.outputs), None)
+        if last is None or (
+            name and not any(n.startswith(f"{node}/") for s in steps for n in s.nodes)
+        ):
+            continue
+        value = values[(name, last.outputs[0])]
+        if not name:
+            want = value
+            out[name] = 0.0
+        elif want is not None and want.shape == value.shape:
+            out[name] = _outputs_differ([want], [value])
+    return out
+
+
+def _steps_in_place(
+    session: Session,
+    rounds: int,
+    name: str = "",
+    values: dict[tuple[str, str], Array] | None = None,
+) -> list[float]:
+    """Least seconds of every step over whole runs; `values` receives what each step leaves in memory."""
+    steps = session.program.steps
+    best = [float("inf")] * len(steps)
+    for r in range(rounds + 1):
+        for i, s in enumerate(steps):
+            start = time.perf_counter()
+            session.run_step(i)
+            took = time.perf_counter() - start
+            if r:
+                best[i] = min(best[i], took)
+            elif values is not None:
+                for v in s.outputs:
+                    values[(name, v)] = session.read(v)
+    return best
+
+
+def compare(
+    graph: Graph,
+    target: Target,
+    before: Library,
+    after: Library,
+    kernels: Sequence[tuple[str, str]],
+    seconds: float,
+) -> Comparison:
+    """Time the model as compiled with `before` and with `after`, less the schedules that lose in place.
+
+    `kernels`: hash and operator of the kernels of `after`, in the order in which the pipeline asks.
+    """
+    a = _session(graph, target, before)
+    b = _session(graph, target, after)
+    plain = Library(after.target, ways=after.ways)
+    c = _session(graph, target, plain) if any(w.variant for w in after.ways.values()) else a
+    once = _timed(a)
+    rounds = max(10, min(60, int(0.25 * seconds / (2 * once))))
+    tuned, default = _steps_in_place(b, rounds), _steps_in_place(c, rounds)
+    symbols = {k.name: h for k, h in zip(b.program.kernels, kernels, strict=True)}
+    steps: dict[str, tuple[float, float]] = {}
+    losers: dict[str, str] = {}
+    for s, t, d in zip(b.program.steps, tuned, default, strict=True):
+        digest, operator = symbols[s.kernel]
+        was = steps.get(digest, (0.0, 0.0))
+        steps[digest] = (was[0] + d, was[1] + t)
+        calls = sum(x.kernel == s.kernel for x in b.program.steps)
+        lost = steps[digest][1] > (1 + SLACK) * steps[digest][0] + SLACK_SECONDS * calls
+        if lost and b.program.reasons[s.kernel].startswith(("log", "transferred")):
+            losers[digest] = operator
+        else:
+            losers.pop(digest, None)
+    if losers:
+        back = {
+            h: Record(kind="winner", kernel=h, target=after.target, operator=o, verdict="retracted")
+            for h, o in losers.items()
+        }
+        b = _session(graph, target, Library(after.target, {**after.winners, **back}, after.ways))
+    error = _outputs_differ(a.run(), b.run())
+    turns_a: list[float] = []
+    turns_b: list[float] = []
+    repeat = max(1, int(2e-3 / once))
+    for _ in range(max(8, min(100, int(0.5 * seconds / (2 * (repeat + 1) * once))))):
+        turns_a.append(_timed(a, repeat))
+        turns_b.append(_timed(b, repeat))
+    ratio = float(np.median(np.asarray(turns_a) / np.asarray(turns_b)))
+    return Comparison(
+        min(turns_a), min(turns_b), float(np.median(turns_a)), float(np.median(turns_b)),
+        ratio, steps, tuple(losers), error,
+    )  # fmt: skip
+
+
+def _session(graph: Graph, target: Target, library: Library) -> Session:
+    """The model compiled with a library, ready to run on the same inputs as any other."""
+    session = Session(build(graph, target, library=library))
+    session.set_inputs(make_inputs(session.program))
+    return session
+
+
+def _timed(session: Session, repeat: int = 1) -> float:
+    """Seconds per run after one that is not timed."""
+    session.run()
+    start = time.perf_counter()
+    for _ in range(repeat):
+        session.run()
+    return (time.perf_counter() - start) / repeat
+
+
+def _outputs_differ(want: Sequence[Array], got: Sequence[Array]) -> float:
+    worst = 0.0
+    for a, b in zip(want, got, strict=True):
+        if a.size == 0:
+            continue
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        same = (x == y) | (np.isnan(x) & np.isnan(y))
+        scale = max(float(np.abs(x[np.isfinite(x)]).max(initial=0.0)), 1e-30)
+        off = np.where(same, 0.0, np.abs(x - y))
+        worst = max(worst, float(np.where(np.isnan(off), np.inf, off).max()) / scale)
+    return worst
