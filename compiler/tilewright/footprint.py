@@ -123,7 +123,7 @@ def live_arena(program: Program) -> list[int]:
 def _weights(program: Program) -> list[int]:
     """Bytes of weights that each step is the first to use; alignment goes with what precedes it."""
     offsets = sorted({p.offset for s in program.steps for p in s.places if p.base == "weights"})
-    ends = [*offsets[1:], len(program.weights)]
+    ends = [*offsets, len(program.weights)][1:]
     size = {a: b - a for a, b in zip(offsets, ends, strict=True)}
     return [
         sum(size.pop(p.offset, 0) for p in s.places if p.base == "weights") for s in program.steps

@@ -43,6 +43,7 @@ def _machine(target: Target, jit: bool = False) -> llvm.TargetMachine:
 def _optimised(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
     try:
         module = llvm.parse_assembly(text)
+        module.data_layout = str(machine.target_data)  # before anything folds sizes of pointers
         module.verify()
     except RuntimeError as err:
         raise ToolchainError(f"internal error: LLVM rejected the generated code: {err}") from None

@@ -235,26 +235,36 @@ class Builder:
             return Value(self.op(f"fneg {a.type} {a.ssa}"), a.dtype, a.lanes)
         if op in ("rsqrt", "sign"):
             return self._float_composite(op, a)
-        if op == "round" and not self.has_round:
-            return self._round(a)
+        if op in ("round", "floor", "ceil", "trunc") and not self.has_round:
+            return self._whole(op, a)
         if op not in _INTRINSIC:
             raise IRError(f"`{op}` on {a.dtype} must be expanded before code generation")
         out = self.call(f"llvm.{_INTRINSIC[op]}{_vsuffix(a)}", a.type, a)
         return Value(out, a.dtype, a.lanes)
 
-    def _round(self, a: Value) -> Value:
-        """To the nearest whole number, ties to even, by adding and taking away 2^(bits of the mantissa)."""
+    def _whole(self, op: str, a: Value) -> Value:
+        """A whole number near `a` without an instruction for it; zeros keep their sign.
+
+        The nearest, ties to even, comes of adding and taking away 2^(bits of the mantissa); the others
+        are it or its neighbour.
+        """
+        if op == "trunc":
+            return self._signed(self._whole("floor", self.unary("abs", a)), a)
         top = self.splat(
             self.constant(2.0 ** {16: 10, 32: 23, 64: 52}[a.dtype.bits], a.dtype), a.lanes
         )
+        shift = self._signed(top, a)
+        near = self.binary("sub", self.binary("add", a, shift), shift)
+        if op != "round":
+            one = self.splat(self.constant(1.0, a.dtype), a.lanes)
+            past, back = ("gt", "sub") if op == "floor" else ("lt", "add")
+            near = self.select(self.binary(past, near, a), self.binary(back, near, one), near)
+        small = self.binary("lt", self.unary("abs", a), top)  # larger ones are whole already
+        return self.select(small, self._signed(near, a), a)
 
-        def signed(v: Value) -> Value:
-            out = self.call(f"llvm.copysign{_vsuffix(a)}", a.type, v, a)
-            return Value(out, a.dtype, a.lanes)
-
-        shift = signed(top)
-        near = signed(self.binary("sub", self.binary("add", a, shift), shift))
-        return self.select(self.binary("lt", self.unary("abs", a), top), near, a)
+    def _signed(self, v: Value, a: Value) -> Value:
+        """`v` with the sign of `a`."""
+        return Value(self.call(f"llvm.copysign{_vsuffix(a)}", a.type, v, a), a.dtype, a.lanes)
 
     def _float_composite(self, op: str, a: Value) -> Value:
         one = self.splat(self.constant(1.0, a.dtype), a.lanes)
