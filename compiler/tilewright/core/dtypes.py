@@ -6,6 +6,7 @@ Invariant: one `DType` object per name, so identity is equality. `bool` is store
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +42,10 @@ class DType:
 
     def __str__(self) -> str:
         return self.name
+
+    def __reduce__(self) -> tuple[Callable[[str], DType], tuple[str]]:
+        """Pickled by name, so that a copy from another process is the same object."""
+        return dtype, (self.name,)
 
 
 _NUMPY: dict[str, str] = {
