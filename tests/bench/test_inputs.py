@@ -50,6 +50,15 @@ def test_without_a_graph_whole_numbers_are_small() -> None:
     assert set(np.unique(ids)) == {0, 1}
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 640)])
+def test_bytes_use_their_range(kind: str, shape: tuple[int, ...]) -> None:
+    (x,) = make_inputs([TensorSpec("x", shape, kind)], None, 0)
+    info = np.iinfo(kind)
+    assert x.dtype == kind and x.shape == shape
+    assert x.min() < info.min + 64 and x.max() > info.max - 64
+
+
 def test_masks_are_ones_and_given_arrays_are_kept() -> None:
     specs = [TensorSpec("attention_mask", (1, 8), "int64"), TensorSpec("x", (2,), "float32")]
     given = np.array([5, 6], np.float32)

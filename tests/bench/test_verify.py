@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tilewright.bench.verify import onnxruntime_reference, relative_error
+import tilewright
+from tilewright.bench.inputs import make_inputs
+from tilewright.bench.verify import Verifier, layer_error, onnxruntime_reference, relative_error
 from tilewright.frontend.expose import expose
 
 MODEL = Path(__file__).resolve().parents[1] / "data" / "mlperftiny_dscnn_kws_fp32_randw.onnx"
@@ -37,6 +39,39 @@ def f32(*values: float) -> np.ndarray:
 )
 def test_relative_error(ours: np.ndarray, theirs: np.ndarray, error: float) -> None:
     assert relative_error(ours, theirs) == error
+
+
+def i8(*values: int) -> np.ndarray:
+    return np.array(values, np.int8)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "error"),
+    [
+        (i8(1, 2), i8(2, 1), 0.0),
+        (i8(1, 4), i8(1, 2), 1.0),
+        (i8(1, 2), i8(1), np.inf),
+        (f32(1, 2), f32(2, 1), 0.5),
+        (np.array([1, 2]), np.array([2, 1]), 0.5),
+    ],
+)
+def test_bytes_may_be_one_step_away(ours: np.ndarray, theirs: np.ndarray, error: float) -> None:
+    assert layer_error(ours, theirs) == error
+
+
+def test_a_wrong_step_of_a_quantised_model_is_found() -> None:
+    """A zero point that is off by two in one layer: the layer is named."""
+    pytest.importorskip("onnxruntime")
+    model = Path(__file__).resolve().parents[1] / "data" / "mlperftiny_dscnn_kws_int8_qdq.onnx"
+    compiled = tilewright.compile(model)
+    inputs = make_inputs(compiled.inputs, compiled.program.graph, 0)
+    assert Verifier(model, compiled, 1e-4).verify(inputs).passed
+    graph = compiled.program.graph
+    node = next(n for n in graph.nodes if n.op == "requantize")
+    wrong = {**node.attrs, "zero_point": int(str(node.attrs["zero_point"])) - 2}
+    graph.nodes[graph.nodes.index(node)] = node.with_(attrs=wrong)
+    report = Verifier(model, compiled, 1e-4).verify(inputs)
+    assert not report.passed and f"`{node.name}`" in report.first_departure
 
 
 def test_expose_adds_what_exists() -> None:

@@ -10,6 +10,7 @@ comparison measures how a reference rounds tiny numbers. So images get shapes, e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def make_inputs(
     """One array per input, `given` ones by name as they are.
 
     Floats: a picture in [0, 1] where the shape is that of one (four dims, one of them 1 to 4 channels),
-    else normally distributed. Masks are ones. Other whole numbers: rows of the table they pick from,
+    else normally distributed; bytes the same over their whole range. Masks are ones. Other whole numbers: rows of the table they pick from,
     classes of the one-hot code they become; without a graph (an artifact) 0 or 1, which every table has.
     """
     rng = np.random.default_rng(seed)
@@ -45,12 +46,25 @@ def make_inputs(
         elif "mask" in t.name.lower() or dtype.kind == "b":
             out.append(np.ones(t.shape, dtype))
         else:
-            bound = _value_bound(graph, t.name) if graph is not None else 2
-            out.append(rng.integers(0, bound, t.shape).astype(dtype))
+            bound = _value_bound(graph, t.name) if graph is not None else None
+            if bound is None and dtype.itemsize == 1:
+                out.append(_bytes(rng, t.shape, dtype))
+                continue
+            usual = 128 if graph is not None else 2
+            out.append(rng.integers(0, bound or usual, t.shape).astype(dtype))
     return out
 
 
 # ---------------------------------------------------------------- floats
+
+
+def _bytes(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """What stands for floats in quantised models: pictures from the least to the largest byte, else
+    most within a quarter of the range around its middle."""
+    info, values = np.iinfo(dtype), _floats(rng, shape)
+    picture = len(shape) == 4 and min(shape[1], shape[3]) <= 4
+    steps = info.min + values * 255 if picture else (info.min + info.max + 1) / 2 + values * 32
+    return np.ascontiguousarray(np.clip(np.rint(steps), info.min, info.max), dtype)
 
 
 def _floats(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -93,8 +107,8 @@ def _picture(rng: np.random.Generator, height: int, width: int, channels: int) -
 # ---------------------------------------------------------------- whole numbers
 
 
-def _value_bound(graph: Graph, name: str) -> int:
-    """One more than the largest sensible value of an integer input; 128 where nothing tells.
+def _value_bound(graph: Graph, name: str) -> int | None:
+    """One more than the largest sensible value of an integer input; None where nothing tells.
 
     A value that picks rows of a table must be below its number of rows; one that is compared with a
     constant is a class number of that constant's range.
@@ -115,4 +129,4 @@ def _value_bound(graph: Graph, name: str) -> int:
                 bounds += [int(c.max()) + 1 for c in constants if c.size > 1]
             elif node.op in _CARRIERS:
                 todo += [o for o in node.outputs if o not in seen]
-    return max(1, min(bounds, default=128))
+    return max(1, min(bounds)) if bounds else None
