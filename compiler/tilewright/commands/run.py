@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from tilewright import api
+from tilewright.bench.boards import macs
 from tilewright.bench.inputs import make_inputs
 from tilewright.bench.roofline import measure
 from tilewright.commands._common import (
@@ -77,6 +78,8 @@ def command(
     console.print(f"{compiled.name}: {_cost(compiled, arrays, repeat, threads)}", soft_wrap=True)
     if profile and isinstance(compiled, api.CompiledModel):
         _profile(compiled, arrays)
+    if profile and isinstance(compiled, BoardModel):
+        _profile_board(compiled, arrays)
 
 
 def _cost(compiled: Model, arrays: list[Array], repeat: int, threads: int) -> str:
@@ -145,4 +148,29 @@ def _profile(compiled: api.CompiledModel, arrays: list[Array]) -> None:
     console.print(
         f"sum of kernels {total * 1e3:.3f} ms; roofline: {roof.flops / 1e9:.0f} GFLOP/s, "
         f"{roof.bandwidth / 1e9:.0f} GB/s (cache resident), measured just now"
+    )
+
+
+def _profile_board(compiled: BoardModel, arrays: list[Array]) -> None:
+    """Instructions of every step on the emulated board, in the model's order."""
+    run = compiled.profile(arrays)
+    total = max(1, sum(run.steps))
+    machine = compiled.image.machine
+    table = Table(title=f"instructions on {machine.name}", title_justify="left")
+    for column in ("instructions", "share", "MACs", "per MAC"):
+        table.add_column(column, justify="right")
+    table.add_column("operators")
+    table.add_column("first node")
+    steps = compiled.program.steps
+    products = [macs(compiled.program, s) for s in steps]
+    for n, s, m in zip(run.steps, steps, products, strict=True):
+        table.add_row(
+            f"{n}", f"{n / total:.1%}", f"{m}" if m else "", f"{n / m:.2f}" if m else "",
+            s.label, escape(s.nodes[0]) if s.nodes else "",
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        f"{run.instructions} instructions, {run.instructions / max(1, sum(products)):.2f} per multiply-accumulate, "
+        f"stack {run.stack_bytes} bytes; counts are exact to {machine.instructions_per_tick:g} instructions "
+        "per step"
     )
