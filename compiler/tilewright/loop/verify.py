@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from tilewright.core.dtypes import BOOL, I64
 from tilewright.core.index import (
     Extremum,
+    FloorDiv,
     Ix,
     bounds,
     coefficient,
@@ -232,6 +233,9 @@ def _extreme(form: Ix, scope: _Scope, largest: bool) -> int | None:
     """An upper (lower) bound of a form: plain intervals, then elimination of loop variables."""
     lo, hi = bounds(form, scope.ranges)
     best = hi if largest else lo
+    quotients = _by_quotients(form, scope, largest)
+    if quotients is not None:
+        best = quotients if best is None else (min if largest else max)(best, quotients)
     for var, extent in reversed(scope.loops.items()):
         coef = coefficient(form, var)
         if not coef:
@@ -249,6 +253,24 @@ def _extreme(form: Ix, scope: _Scope, largest: bool) -> int | None:
         if len(forms) > 1:  # keep the side that depends on the outer loops
             form = max(forms, key=lambda f: len(f.terms) if variables(f) else 0)
     return best
+
+
+def _by_quotients(form: Ix, scope: _Scope, largest: bool) -> int | None:
+    """A bound of a form with quotients: each grows with its numerator, so that bounds of those bound it."""
+    if not any(isinstance(atom, FloorDiv) for atom, _ in form.terms):
+        return None
+    total = form.const
+    rest = Ix(0)
+    for atom, coef in form.terms:
+        if not isinstance(atom, FloorDiv):
+            rest = rest + Ix(0, ((atom, coef),))
+            continue
+        numerator = _extreme(atom.num, scope, largest == (coef > 0))
+        if numerator is None:
+            return None
+        total += coef * (numerator // atom.den)
+    others = _extreme(rest, scope, largest)
+    return None if others is None else total + others
 
 
 def _tighter(form: Ix, ranges: Mapping[str, tuple[int, int]], largest: bool) -> int | None:

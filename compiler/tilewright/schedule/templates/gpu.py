@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from tilewright.loop.ir import Alloc, For, Kernel
+from tilewright.loop.ir import Alloc, Cast, Fma, For, Kernel, Load
+from tilewright.loop.rewrite import expressions, loops, walk
 from tilewright.schedule.legality import carried
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates.draft import Draft
+from tilewright.schedule.templates.draft import Draft, weights_of
 from tilewright.schedule.trace import Trace
 
 #: Threads of a block that has no shared memory to fill: at least and at most.
@@ -20,8 +21,8 @@ FEWEST, MOST = 32, 256
 
 
 def schedule(kernel: Kernel, target: Target) -> Trace:
-    """The default schedule of any kernel."""
-    return outputs(kernel, target)
+    """The default schedule of any kernel: tiles where it is a product, else a thread per output."""
+    return tiled(kernel, target) or outputs(kernel, target)
 
 
 def outputs(kernel: Kernel, target: Target) -> Trace:
@@ -79,3 +80,138 @@ def _independent(top: For) -> list[str]:
             break
         f = f.body[0]
     return names
+
+
+# ---------------------------------------------------------------- products and convolutions
+
+
+def tiled(kernel: Kernel, target: Target) -> Trace | None:
+    """A block computes a tile of outputs, each thread a small tile of it, from operands in shared memory.
+
+    Tiles divide the output exactly, so that no thread idles and nothing is guarded; None where no tile
+    does that and leaves enough threads. The sum is cut into the largest pieces whose operands fit.
+    """
+    assert target.gpu is not None
+    found = _operands(kernel)
+    names = list(loops(kernel.body))
+    cols = next((v for v in ("n", "co") if v in names), None)
+    sums = [v for v in ("kh", "kw", "ci", "k") if v in names]
+    rows = [v for v in ("oh", "ow", "m") if v in names]
+    if found is None or cols is None or len(kernel.body) != 1 or not sums or not rows:
+        return None
+    if any(x.buffer not in {p.buffer.name for p in kernel.params} for x in found):
+        return None
+    tile = _tile(Draft(kernel), rows, cols)
+    if tile is None:
+        return None
+    length = Draft(kernel).extent(sums[-1])
+    for size in sorted({_divisor(length, n) for n in (16, 8, 4, 2, 1)}, reverse=True):
+        d = _tiled(kernel, found, rows, cols, sums, tile, size)
+        if _shared_bytes(d.kernel) <= target.gpu.shared_block:
+            return d.trace
+    return None
+
+
+def _tiled(
+    kernel: Kernel,
+    operands: tuple[Load, Load],
+    rows: Sequence[str],
+    cols: str,
+    sums: Sequence[str],
+    tile: tuple[dict[str, int], dict[str, int]],
+    size: int,
+) -> Draft:
+    """The schedule with pieces of `size` steps of the innermost sum."""
+    d = Draft(kernel)
+    each, threads = tile
+    _pack_columns(d, operands[1], cols, sums)
+    blocks = [v for v in loops(kernel.body) if v not in {*sums, *rows, cols}]
+    lanes: list[str] = []
+    inner: list[str] = []
+    for v in [*rows, cols]:
+        outer: str | None = v
+        if each[v] == d.extent(v) > 1:
+            inner.append(v)
+            outer = None
+        elif each[v] > 1:
+            d.do("split", v, each[v], f"{v}q", f"{v}i")
+            inner.append(f"{v}i")
+            outer = f"{v}q"
+        if outer is None:
+            continue
+        if threads[v] == d.extent(outer) > 1:
+            lanes.append(outer)
+        elif threads[v] > 1:
+            d.do("split", outer, threads[v], f"{v}b", f"{v}t")
+            blocks.append(f"{v}b")
+            lanes.append(f"{v}t")
+        else:
+            blocks.append(outer)
+    d.do("reorder", [*blocks, *lanes, *inner])
+    d.do("stage", [*lanes, *inner])
+    # taps stay outside: a sum keeps its order
+    last, pieces, steps = sums[-1], list(sums[:-1]), [sums[-1]]
+    if size == 1:
+        pieces, steps = list(sums), []
+    elif size < d.extent(last):
+        d.do("split", last, size, f"{last}o", f"{last}i")
+        pieces, steps = [*sums[:-1], f"{last}o"], [f"{last}i"]
+    d.do("reorder", [*pieces, *lanes, *steps, *inner])
+    for v in blocks:
+        d.do("bind", v, "block")
+    for v in lanes:
+        d.do("bind", v, "thread")
+    where = next(iter([*reversed(pieces), *reversed(blocks)]), None)
+    for x in operands:
+        if where is not None:
+            d.try_("share", x.buffer, where, prod(threads.values()))
+    for v in inner:
+        d.do("unroll", v)
+    return d
+
+
+def _shared_bytes(kernel: Kernel) -> int:
+    """Shared memory that a kernel allocates."""
+    found = [s.buffer for s in walk(kernel.body) if isinstance(s, Alloc)]
+    return sum(prod(b.shape) * b.dtype.bytes for b in found if b.space == "shared")
+
+
+def _operands(kernel: Kernel) -> tuple[Load, Load] | None:
+    """The two loads of the kernel's only product."""
+    found: list[tuple[Load, Load]] = []
+    for e in expressions(kernel.body):
+        match e:
+            case Fma(Cast(Load() as a, _), Cast(Load() as b, _), _) | Fma(
+                Load() as a, Load() as b, _
+            ):
+                found.append((a, b))
+    return found[0] if len(found) == 1 and found[0][0].buffer != found[0][1].buffer else None
+
+
+def _tile(d: Draft, rows: Sequence[str], cols: str) -> tuple[dict[str, int], dict[str, int]] | None:
+    """Outputs per thread and threads per block along each loop, all divisors of the loops."""
+    each = dict.fromkeys([*rows, cols], 1)
+    each[cols] = _divisor(d.extent(cols), 4)
+    each[rows[-1]] = _divisor(d.extent(rows[-1]), 4)
+    threads = dict.fromkeys([*rows, cols], 1)
+    budget = MOST
+    for v in [cols, *reversed(rows)]:
+        most = min(budget, 16) if v != rows[0] or len(rows) == 1 else budget
+        threads[v] = _divisor(d.extent(v) // each[v], most)
+        budget //= threads[v]
+    if prod(threads.values()) < FEWEST:
+        return None
+    return each, threads
+
+
+def _divisor(n: int, most: int) -> int:
+    """The largest divisor of n that is at most `most`."""
+    return next(k for k in range(min(n, max(most, 1)), 0, -1) if n % k == 0)
+
+
+def _pack_columns(d: Draft, weights: Load, cols: str, sums: Sequence[str]) -> None:
+    """Constant weights with the output channels side by side, so that threads read consecutive ones."""
+    found = weights_of(d.kernel, cols, sums)
+    if found is not None and found[0] == weights.buffer:
+        _, along, rest = found
+        d.try_("pack", weights.buffer, [*[[r, 0, "whole"] for r in rest], [along, 0, "whole"]])

@@ -1,0 +1,156 @@
+"""share(buffer, loop, threads): the threads of a block copy what they read of a buffer to shared memory.
+
+    for k: thread t: .. x[base + f(t)] ..
+      ->
+    for k:
+      alloc s in shared
+      for step: thread i: s[..] = x[base + ..]          all threads together, consecutive elements
+      thread t: .. s[f(t)] ..
+
+Inserted at the start of the body of `loop`, which is a loop of blocks or a serial one around all threads.
+Legal iff all reads inside have one base (what does not move inside the loop) per dim, the buffer is not
+written by the kernel, and the part that is read has constant bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+from tilewright.core.index import Ix, bounds, imin, ix, simplify, variables
+from tilewright.errors import ScheduleError
+from tilewright.loop.ir import (
+    Alloc,
+    Block,
+    Buffer,
+    Dot,
+    Expr,
+    For,
+    Kernel,
+    Load,
+    Stmt,
+    Store,
+    dense,
+)
+from tilewright.loop.rewrite import (
+    Ranges,
+    children,
+    expressions,
+    loads,
+    map_block,
+    map_loads,
+    walk,
+)
+from tilewright.schedule.legality import require_fresh, require_loop
+
+
+def share(kernel: Kernel, buffer: str, loop: str, threads: int) -> Kernel:
+    """Stage `buffer` in shared memory at loop `loop`, copied by `threads` threads."""
+    param = next((p for p in kernel.params if p.buffer.name == buffer), None)
+    if param is None or param.role == "out":
+        raise ScheduleError(f"`{buffer}` is not an input of this kernel")
+    if threads < 1:
+        raise ScheduleError(f"{threads} threads: at least 1 is wanted")
+    found = require_loop(kernel, loop)
+    if len(found) != 1 or found[0].kind not in ("serial", "block"):
+        raise ScheduleError(f"`{loop}` must be one loop of blocks or a serial one")
+    if any(
+        isinstance(s, For) and s.kind == "thread" and found[0] in walk(s.body)
+        for s in walk(kernel.body)
+    ):
+        raise ScheduleError(f"`{loop}` is inside a loop of threads")
+    require_fresh(kernel, f"{buffer}_step", f"{buffer}_at")
+    body = _staged(found[0].body, param.buffer, threads)
+
+    def rewrite(s: Stmt) -> Stmt:
+        return replace(s, body=body) if isinstance(s, For) and s.var == loop else s
+
+    return replace(kernel, body=map_block(kernel.body, stmt=rewrite))
+
+
+def _staged(body: Block, buffer: Buffer, threads: int) -> Block:
+    ranges: Ranges = {}
+    for s in walk(body):
+        if isinstance(s, For):
+            _, hi = bounds(s.extent, ranges)
+            if hi is None:
+                raise ScheduleError(f"the extent of `{s.var}` has no bound")
+            ranges[s.var] = (0, hi - 1)
+    for e in expressions(body):
+        _dots(e, ranges)
+    reads = [x for e in expressions(body) for x in loads(e) if x.buffer == buffer.name]
+    if not reads:
+        raise ScheduleError(f"`{buffer.name}` is not read there")
+    bases: list[Ix] = []
+    lows: list[int] = []
+    spans: list[int] = []
+    for d in range(len(buffer.shape)):
+        parts = [_parts(x.index[d], ranges) for x in reads]
+        if any(base != parts[0][0] for base, _ in parts):
+            raise ScheduleError(f"`{buffer.name}` is read from several places in dim {d}")
+        ends = [bounds(inner, ranges) for _, inner in parts]
+        low = min(lo for lo, _ in ends if lo is not None)
+        high = max(hi for _, hi in ends if hi is not None)
+        bases.append(parts[0][0])
+        lows.append(low)
+        spans.append(high - low + 1)
+    shared = dense(f"{buffer.name}_shared", buffer.dtype, tuple(spans), "shared")
+
+    def load(e: Load) -> Expr:
+        if e.buffer != buffer.name:
+            return e
+        index = tuple(_parts(i, ranges)[1] - low for i, low in zip(e.index, lows, strict=True))
+        return Load(shared.name, index, e.dtype)
+
+    inner = map_block(body, expr=lambda e: map_loads(e, load))
+    return (Alloc(shared), _copy(buffer, shared, bases, lows, threads), *inner)
+
+
+def _dots(e: Expr, ranges: Ranges) -> None:
+    """Ranges of the variables that dot products bind."""
+    if isinstance(e, Dot):
+        ranges[e.var] = (0, e.extent - 1)
+    for c in children(e):
+        _dots(c, ranges)
+
+
+def _parts(form: Ix, inner: Ranges) -> tuple[Ix, Ix]:
+    """(what stays, what moves inside the loop) of an index."""
+    stays, moves = Ix(form.const), Ix(0)
+    for atom, coef in form.terms:
+        term = Ix(0, ((atom, coef),))
+        inside = [v in inner for v in variables(term)]
+        if all(inside) and inside:
+            moves = moves + term
+        elif not any(inside):
+            stays = stays + term
+        else:
+            raise ScheduleError(f"the index {form} mixes what moves in the loop and what does not")
+    return stays, moves
+
+
+def _copy(
+    buffer: Buffer, shared: Buffer, bases: Sequence[Ix], lows: Sequence[int], threads: int
+) -> Stmt:
+    """All threads copy consecutive elements, `threads` at a time."""
+    total = prod(shared.shape)
+    count = min(threads, total)
+    step, lane = f"{buffer.name}_step", f"{buffer.name}_at"
+    steps = -(-total // count)
+    size = Ix(count)
+    if total % count:
+        size = imin(count, Ix(total) - ix(step) * count)
+    ranges = {step: (0, steps - 1), lane: (0, count - 1)}
+    rest = ix(lane) if steps == 1 else ix(step) * count + ix(lane)
+    at: list[Ix] = []
+    inner = 1
+    for d in reversed(range(len(shared.shape))):
+        n = shared.shape[d]
+        i = rest // inner if d == 0 else (rest // inner) % n
+        at.insert(0, simplify(i, ranges) if n > 1 else Ix(0))
+        inner *= n
+    source = tuple(b + low + i for b, low, i in zip(bases, lows, at, strict=True))
+    store = Store(shared.name, tuple(at), Load(buffer.name, source, buffer.dtype))
+    nest: Stmt = For(lane, size, (store,), "thread")
+    return nest if steps == 1 else For(step, Ix(steps), (nest,))
