@@ -10,8 +10,8 @@ Every step that leaves a value in memory is judged twice, right after it ran:
 - against the reference's value of the same name, so an error of importer or graph passes shows where
   it enters.
 Bytes of quantised tensors may be one step away where the exact value lies between two steps, and later
-layers make more of it; so with such tensors a step is judged by what its nodes make of the reference's
-own values, and outputs by their mean distance.
+layers make more of it; so with such tensors every node, also inside a step, is judged by what it makes of
+the reference's own values, and outputs by their mean distance.
 Invariant: the first step that departs in either way is named; nothing is judged by the outputs alone.
 """
 
@@ -77,9 +77,11 @@ class Verifier:
         self.compiled = compiled
         self.program = compiled.program
         self.tolerance = tolerance
+        graph = self.program.graph
         inner = {o for s in self.program.steps for o in s.outputs}
-        types = self.program.graph.types
-        self.quantised = any(types[o].dtype in (I8, U8) for o in inner)
+        self.quantised = any(graph.types[o].dtype in (I8, U8) for o in inner)
+        if self.quantised:
+            inner = {o for n in graph.nodes for o in n.outputs}
         self.reference, self.reference_name = onnxruntime_reference(source, inner), "ONNX Runtime"
         if self.reference is None:
             self.reference_name = "the NumPy interpreter (ONNX Runtime is not installed)"
@@ -118,7 +120,7 @@ class Verifier:
         session.set_inputs(inputs)
         graph = self.program.graph
         stored = {o for s in self.program.steps for o in s.outputs}
-        theirs = {**inner, **dict(zip((t.name for t in self.program.inputs), inputs, strict=True))}
+        theirs = {**inner, **dict(zip(graph.inputs, inputs, strict=True))}
 
         def memory(name: str) -> Array | None:
             return session.read(name) if name in stored or name in graph.inputs else None
@@ -134,15 +136,27 @@ class Verifier:
                 if error > self.tolerance and not report.first_departure:
                     what = "what its nodes give in float64"
                     report.first_departure = _where(i, step, error, what)
-                if name in inner and inner[name].shape == got.shape:
-                    if self.quantised:
-                        got = _recompute(graph, theirs.get, name)
-                    error = layer_error(got, inner[name])
-                    report.shared += 1
-                    report.worst_shared = max(report.worst_shared, error)
-                    if error > self.tolerance and not report.first_departure:
-                        what = f"`{name}` in {self.reference_name}"
-                        report.first_departure = _where(i, step, error, what)
+                if name in inner and not self.quantised:
+                    self._compare(i, step, name, got, inner[name], report)
+            if self.quantised:
+                for node in graph.nodes:
+                    for name in node.outputs if node.name in step.nodes else ():
+                        if name in inner:
+                            got = _recompute(graph, theirs.get, name)
+                            self._compare(i, step, name, got, inner[name], report)
+
+    def _compare(
+        self, i: int, step: Step, name: str, ours: Array, theirs: Array, report: Report
+    ) -> None:
+        """Judge one value against the reference's of the same name."""
+        if ours.shape != theirs.shape:
+            return
+        error = layer_error(ours, theirs)
+        report.shared += 1
+        report.worst_shared = max(report.worst_shared, error)
+        if error > self.tolerance and not report.first_departure:
+            what = f"`{name}` in {self.reference_name}"
+            report.first_departure = _where(i, step, error, what)
 
 
 def _where(i: int, step: Step, error: float, against: str) -> str:
