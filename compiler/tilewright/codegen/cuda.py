@@ -92,9 +92,16 @@ def emit_cuda(kernel: Kernel, target: Target) -> str:
     return "\n\n".join([
         f'target triple = "{target.triple}"', *emitter.declarations, *emitter.globals, text,
         f'attributes #0 = {{ nounwind "target-cpu"="{target.cpu}" '
-        f'"nvvm.maxntid"="{emitter.launch.threads}" }}',
+        f'"nvvm.maxntid"="{emitter.launch.threads}" "nvvm.minctasm"="{_resident(emitter.launch)}" }}',
         "!0 = distinct !{!0, !1}", '!1 = !{!"llvm.loop.unroll.disable"}',
     ]) + "\n"  # fmt: skip
+
+
+def _resident(launch: Launch) -> int:
+    """Blocks that must fit a multiprocessor: 512 threads with up to 128 registers each.
+
+    Left alone, ptxas spills to fit more."""
+    return max(1, 512 // launch.threads)
 
 
 class _CudaEmitter(Emitter):
