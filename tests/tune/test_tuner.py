@@ -1,0 +1,228 @@
+"""Tuning from end to end on small graphs: it ends, it resumes, it loses nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tune_helpers import conv_graph, matmul_graph
+
+import tilewright
+from tilewright.pipeline import resolve_target
+from tilewright.schedule.target import load_target
+from tilewright.tune import measure as measuring
+from tilewright.tune import records
+from tilewright.tune.library import load_library
+from tilewright.tune.records import Record
+from tilewright.tune.state import Result, State
+from tilewright.tune.tuner import Tuner
+from tilewright.tune.ways import unmeasured
+
+HOST = resolve_target("host")
+
+
+def tune(folder: Path, seconds: float = 3.0, **options: Any) -> Result:
+    graph = options.pop("graph", None) or matmul_graph()
+    return Tuner(graph, options.pop("target", HOST), folder, seed=0, **options).run(seconds)
+
+
+def logged(folder: Path, kind: str = "trial", target: str = HOST.name) -> list[Record]:
+    problems: list[str] = []
+    found = [r for r in records.read(folder, target, problems) if r.kind == kind]
+    assert not problems
+    return found
+
+
+def test_finds_logs_and_resumes(tmp_path: Path) -> None:
+    first = tune(tmp_path, 4)
+    trials = logged(tmp_path)
+    assert first.state.trials == len(trials) > 0
+    assert all(r.verdict in ("faster", "slower", "same") and r.source == "measured" for r in trials)
+    assert first.comparison is not None and first.comparison.ratio > 0.5
+    second = tune(tmp_path, 2)
+    more = logged(tmp_path)
+    assert len(more) == len(trials) + second.state.trials
+    keys = [(r.kernel, str(r.trace)) for r in more]
+    assert len(set(keys)) == len(keys), "a candidate was measured twice"
+
+
+def test_ways_to_compute_a_node_come_first(tmp_path: Path) -> None:
+    graph = conv_graph(size=8, channels=16, filters=16)
+    result = tune(tmp_path, 1, graph=graph)
+    (record,) = logged(tmp_path, "variant")
+    assert set(result.ways[0].seconds) == {"", "winograd2", "winograd4"}
+    assert max(result.ways[0].errors.values()) < 1e-4
+    assert record.operator == "conv2d" and "winograd4" in record.note
+    assert not unmeasured(graph, HOST, load_library(HOST, [tmp_path]))
+
+
+def test_api_and_any_executor(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        result = tilewright.tune(matmul_graph(), HOST, 2 / 60, logs=tmp_path, executor=pool, seed=1)
+    assert len(logged(tmp_path)) == result.state.trials > 0
+
+
+def test_interrupt_keeps_everything(tmp_path: Path) -> None:
+    def report(state: State) -> None:
+        if state.trials and state.stage == "search":
+            raise KeyboardInterrupt
+
+    result = tune(tmp_path, 30, report=report)
+    assert result.interrupted and result.comparison is None
+    assert len(logged(tmp_path)) == result.state.trials > 0
+
+
+def test_estimates_for_other_machines(tmp_path: Path) -> None:
+    target = load_target("cortex-a76")
+    result = tune(tmp_path, 3, target=target)
+    trials = logged(tmp_path, target=target.name)
+    assert trials and all(r.source in ("llvm-mca", "instructions") for r in trials)
+    assert result.comparison is None and result.state.source == "estimate"
+    assert any("ranked by estimates" in n for n in result.state.notes)
+
+
+def test_candidates_are_checked_before_they_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that stores something else is caught, also where the difference is one element."""
+    from tune_helpers import kernel_of
+
+    from tilewright.loop.ir import Binary, Const, Store
+    from tilewright.loop.rewrite import map_block
+    from tilewright.tune.admit import admit
+    from tilewright.tune.library import default_trace
+
+    op, raw = kernel_of(matmul_graph(), "matmul", HOST)
+    trace = default_trace(op, raw, HOST)
+
+    def off_by_one(kernel: Any, trace: Any) -> Any:
+        made = admit(kernel, trace)
+        outputs = {p.buffer.name for p in kernel.params if p.role == "out"}
+
+        def stmt(s: Any) -> Any:
+            if isinstance(s, Store) and s.buffer in outputs:
+                value = s.value
+                return replace(s, value=Binary("add", value, Const(1.0, value.dtype)))
+            return s
+
+        return replace(made, body=map_block(made.body, stmt=stmt))
+
+    monkeypatch.setattr(measuring, "admit", off_by_one)
+    outcome = measuring.measure(measuring.Job(raw, HOST, trace, (trace,), 32))[0]
+    assert outcome.verdict == "wrong" and outcome.seconds is None
+
+
+def test_lost_workers_are_recorded(tmp_path: Path) -> None:
+    """Every job ends its process: each candidate is tried alone and recorded as a crash."""
+    tuner = Tuner(matmul_graph(), HOST, tmp_path, seed=0)
+    submit = tuner.executor.submit
+
+    def crash(fn: Any, *args: Any) -> Any:
+        return submit(os._exit, 7)
+
+    tuner.executor.submit = crash  # type: ignore[method-assign]
+    result = tuner.run(1)
+    trials = logged(tmp_path)
+    assert trials and {r.verdict for r in trials} == {"crash"}
+    assert "exit code 7" in trials[0].note
+    assert result.state.failures == len(trials)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from tune_helpers import matmul_graph
+from tilewright.pipeline import resolve_target
+from tilewright.tune.tuner import Tuner
+print("ready", flush=True)
+def report(state):
+    print(state.trials, flush=True)
+Tuner(matmul_graph(), resolve_target("host"), Path(sys.argv[2]), report=report).run(30)
+"""
+
+
+def kill_at_random_moments(folder: Path, kills: int) -> None:
+    helpers = str(Path(__file__).parents[1] / "helpers")
+    rng = random.Random(0)
+    before = 0
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, helpers, str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        seen = 0
+        assert process.stdout.readline() == "ready\n"
+        end = time.monotonic() + rng.uniform(0.0, 2.0)
+        while time.monotonic() < end:
+            line = process.stdout.readline().strip()
+            seen = int(line) if line else seen
+        process.send_signal(signal.SIGKILL)
+        process.stdout.read()
+        process.wait()
+        problems: list[str] = []
+        found = [r for r in records.read(folder, HOST.name, problems) if r.kind == "trial"]
+        assert len(found) >= before + seen, "a finished trial was lost"
+        assert len(problems) <= kills
+        before = len(found)
+    keys = [(r.kernel, str(r.trace)) for r in found]
+    assert len(set(keys)) == len(keys)
+
+
+def test_kill_loses_only_what_is_in_flight(tmp_path: Path) -> None:
+    kill_at_random_moments(tmp_path, 4)
+    assert tune(tmp_path, 1, graph=matmul_graph()).state.stage == "done"
+
+
+@pytest.mark.slow
+def test_twenty_kills(tmp_path: Path) -> None:
+    kill_at_random_moments(tmp_path, 20)
+    assert logged(tmp_path)
+
+
+def test_dask_cluster_with_a_killed_worker(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs the extra `dask`")
+    from tilewright.tune.executors import client_executor
+
+    cluster = distributed.LocalCluster(
+        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None,
+        resources={"DEVICE": 1},
+    )  # fmt: skip
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+        executor, slots = client_executor(client, "DEVICE")
+        assert slots == 3
+        killed: list[int] = []
+
+        def report(state: State) -> None:
+            if state.trials and not killed:
+                pid = next(iter(client.run(os.getpid).values()))
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+        result = tune(
+            tmp_path, 4, graph=matmul_graph(64, 64, 64), executor=executor, slots=slots,
+            device="DEVICE", report=report,
+        )  # fmt: skip
+    assert killed and result.state.stage == "done"
+    trials = logged(tmp_path)
+    assert len(trials) == result.state.trials > 0
+    assert {r.verdict for r in trials} <= {"faster", "slower", "same"}
+    assert all(r.device == "DEVICE" for r in trials)
+
+
+def test_tuned_model_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = matmul_graph()
+    x = np.random.default_rng(1).standard_normal((24, 32)).astype(np.float32)
+    want = tilewright.compile(graph, HOST)(x)[0]
+    tune(tmp_path, 2, graph=graph)
+    monkeypatch.setenv("TILEWRIGHT_LOGS", str(tmp_path))
+    tuned = tilewright.compile(graph, HOST)
+    np.testing.assert_allclose(tuned(x)[0], want, rtol=1e-5, atol=1e-6)
