@@ -15,6 +15,7 @@ from tilewright.graph.ir import Array
 from tilewright.loop import simt
 from tilewright.loop.ir import Buffer
 from tilewright.program import Program, Step
+from tilewright.session import read_value
 
 
 class Emulator:
@@ -38,17 +39,22 @@ class Emulator:
 
     def run(self) -> list[Array]:
         """Run all steps; returns copies of the outputs. `IRError` names a race or a bad access."""
-        for step in self.program.steps:
-            self.run_step(step)
+        for i in range(len(self.program.steps)):
+            self.run_step(i)
         return [o.copy() for o in self.outputs]
 
-    def run_step(self, step: Step) -> None:
-        """Run one step on what memory holds now."""
+    def run_step(self, i: int) -> None:
+        """Run step `i` on what memory holds now."""
+        step = self.program.steps[i]
         kernel = self.kernels[step.kernel]
         arrays = {
-            p.buffer.name: self.window(p.buffer, step, i) for i, p in enumerate(kernel.params)
+            p.buffer.name: self.window(p.buffer, step, k) for k, p in enumerate(kernel.params)
         }
         simt.run(kernel, arrays)
+
+    def read(self, name: str) -> Array:
+        """The value `name` as it lies in memory now; `KeyError` if no step materialises it."""
+        return read_value(self.program, name, self.arena, self.inputs, self.outputs)
 
     def window(self, buffer: Buffer, step: Step, i: int) -> Array:
         """Parameter `i` of a step as a view of memory."""

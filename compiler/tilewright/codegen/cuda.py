@@ -85,16 +85,24 @@ def _nest(s: For, ranges: dict[str, tuple[int, int]]) -> tuple[list[tuple[For, i
     return nest, body
 
 
-def emit_cuda(kernel: Kernel, target: Target) -> str:
-    """LLVM IR of one kernel as a module of its own; its entry is called like the kernel."""
-    emitter = _CudaEmitter(kernel, target)
-    text = emitter.function()
-    return "\n\n".join([
-        f'target triple = "{target.triple}"', *emitter.declarations, *emitter.globals, text,
-        f'attributes #0 = {{ nounwind "target-cpu"="{target.cpu}" '
-        f'"nvvm.maxntid"="{emitter.launch.threads}" "nvvm.minctasm"="{_resident(emitter.launch)}" }}',
-        "!0 = distinct !{!0, !1}", '!1 = !{!"llvm.loop.unroll.disable"}',
-    ]) + "\n"  # fmt: skip
+def emit_cuda(kernels: Sequence[Kernel], target: Target) -> str:
+    """LLVM IR of kernels as one module; each entry is called like its kernel."""
+    declarations: dict[str, None] = {}
+    parts: list[str] = []
+    attributes: list[str] = []
+    for i, kernel in enumerate(kernels):
+        emitter = _CudaEmitter(kernel, target, f"#{i}")
+        text = emitter.function()
+        declarations.update(emitter.declarations)
+        parts += [*emitter.globals, text]
+        attributes.append(
+            f'attributes #{i} = {{ nounwind "target-cpu"="{target.cpu}" '
+            f'"nvvm.maxntid"="{emitter.launch.threads}" '
+            f'"nvvm.minctasm"="{_resident(emitter.launch)}" }}'
+        )
+    tail = ["!0 = distinct !{!0, !1}", '!1 = !{!"llvm.loop.unroll.disable"}']
+    head = f'target triple = "{target.triple}"'
+    return "\n\n".join([head, *declarations, *parts, *attributes, *tail]) + "\n"
 
 
 def _resident(launch: Launch) -> int:
@@ -105,10 +113,11 @@ def _resident(launch: Launch) -> int:
 
 
 class _CudaEmitter(Emitter):
-    def __init__(self, kernel: Kernel, target: Target) -> None:
+    def __init__(self, kernel: Kernel, target: Target, attributes: str) -> None:
         # 32-bit indices: half the registers, and no tensor has 2^31 elements
         super().__init__(kernel, replace(target, pointer_bytes=4))
         self.launch = launch_of(kernel)
+        self.attributes = attributes
         self.globals: list[str] = []
         self.private = _private_dims(kernel.body)
         self.inside_threads = False
@@ -125,7 +134,7 @@ class _CudaEmitter(Emitter):
         self.tid = self.special(_TID, self.launch.threads)
         self.block_index = self.special(_CTAID, self.launch.blocks)
         self.top(self.kernel.body)
-        head = f"define ptx_kernel void @{self.kernel.name}({', '.join(params)}) #0 {{\nentry:"
+        head = f"define ptx_kernel void @{self.kernel.name}({', '.join(params)}) {self.attributes} {{\nentry:"
         return "\n".join(
             [head, *self.entry, "  br label %body", "body:", *self.lines, "  ret void", "}"]
         )
