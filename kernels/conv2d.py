@@ -193,13 +193,8 @@ def _import_integer(node: ImportNode) -> Sequence[str]:
     if node.has(3):
         zeros = node.need_const(3, "the zero point of the weights")
         weights = weights - zeros.reshape(-1, *[1] * (w.ndim - 1) if zeros.size > 1 else ())
-    for kind in (np.int8, np.uint8):
-        if np.array_equal(weights, weights.astype(kind)):
-            break
-    else:
-        raise node.fail(
-            "weights without their zero point exceed a byte: quantise them symmetrically"
-        )
+    kinds = (np.int8, np.uint8, np.int16)
+    kind = next(k for k in kinds if np.array_equal(weights, weights.astype(k)))
     (y,) = _convolved(node, node.inputs[0], node.constant(weights.astype(kind), "weights"))
     zero = node.const(2)
     if not node.has(2) or (zero is not None and not zero.any()):
@@ -240,6 +235,8 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
             w = rng.integers(-128, 128, (5, ci, 3, 3)).astype(np.int8)
             bias = rng.integers(-999, 999, 5).astype(np.int32)
             yield Sample((x, w, bias), {**attrs, "pad_value": zero})
+        wide = rng.integers(-255, 256, (5, ci, 3, 3)).astype(np.int16)
+        yield Sample((x, wide, bias), {**attrs, "pad_value": zero})
 
 
 OPERATORS = [

@@ -129,6 +129,7 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
     w = rng.integers(-128, 128, (6, 1, 3, 3)).astype(np.int8)
     attrs = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "pad_value": -5}
     yield Sample((x, w, rng.integers(-999, 999, 6).astype(np.int32)), attrs)
+    yield Sample((x, 2 * w.astype(np.int16)), attrs)
 
 
 OPERATORS = [

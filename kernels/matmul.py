@@ -155,9 +155,9 @@ def _import_integer(node: ImportNode) -> Sequence[str]:
     a, b = _zero(node, 2, (ta.shape[-2], 1)), _zero(node, 3, (tb.shape[-1],))
     known, zeros = node.const(1), node.const(3)
     if b and known is not None and zeros is not None:
-        centred = known.astype(np.int32) - zeros
-        if np.array_equal(centred, centred.astype(np.int8)):
-            right, b = node.constant(centred.astype(np.int8), "weights"), ""
+        centred = known.astype(np.int16) - zeros
+        small = np.array_equal(centred, centred.astype(np.int8))
+        right, b = node.constant(centred.astype(np.int8) if small else centred, "weights"), ""
     (y,) = node.add("matmul", [left, right])
     if a:
         (sums,) = node.add("reduce_sum", [right], _summed(tb.rank - 2))
@@ -217,6 +217,7 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         a = rng.integers(-128, 128, (m, kk)).astype(np.int8)
         b = rng.integers(-128, 128, (kk, n)).astype(np.int8)
         yield Sample((a, b, rng.integers(-999, 999, n).astype(np.int32)))
+        yield Sample((a, rng.integers(-255, 256, (kk, n)).astype(np.int16)))
 
 
 OPERATORS = [

@@ -118,7 +118,7 @@ INTEGER: dict[str, tuple[str, list[Given], dict[str, Any], str, set[str]]] = {
         ],
         {"pads": [1, 0, 0, 1]},
         "",
-        {"conv2d", "dequantize", "quantize"},
+        set(),
     ),
     "depthwise": (
         "QLinearConv",
@@ -290,6 +290,12 @@ EXACT: dict[str, tuple[str, list[Given], dict[str, Any], tuple[int, ...]]] = {
         {"group": 6},
         (0,),
     ),
+    "conv far": (
+        "ConvInteger",
+        [_bytes("uint8", 1, 6, 7, 5), _bytes("uint8", 4, 6, 3, 3), u8(99), u8(100)],
+        {"pads": [1, 0, 1, 0]},
+        (0, 2),
+    ),
     "conv bare": ("ConvInteger", [_bytes("uint8", 1, 6, 7, 5), w4], {}, (0,)),
 }
 
@@ -346,14 +352,6 @@ REFUSED: dict[str, tuple[str, list[Given], dict[str, Any], str, tuple[int, ...],
         "does not fit",
     ),
     "concat": ("QLinearConcat", [s(0.2), i8(3), x4, s(0.1)], {"axis": 1}, MS, (2,), "4 inputs"),
-    "far weights": (
-        "ConvInteger",
-        [x4, _bytes("uint8", 4, 6, 3, 3), i8(0), u8(100)],
-        {},
-        "",
-        (0,),
-        "exceed a byte",
-    ),
 }
 
 

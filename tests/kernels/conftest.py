@@ -49,10 +49,10 @@ def _interpret(op: Operator, sample: Sample) -> list[Array]:
         if array is None:
             readers.append(None)
             continue
-        border = wish.halos.get(i) if wish else None
-        border = border or ((0, 0),) * array.ndim
+        wanted = wish.halos.get(i) if wish else None
+        border = wanted or ((0, 0),) * array.ndim
         fill = wish.fill if wish else 0
-        arrays[f"x{i}"] = np.pad(array, border, constant_values=fill) if array.ndim else array
+        arrays[f"x{i}"] = np.pad(array, border, constant_values=fill) if wanted else array
         buffer = dense(f"x{i}", types[i].dtype, arrays[f"x{i}"].shape)
         params.append(Param(buffer, "in"))
         readers.append(_reader(k, array, buffer, border))

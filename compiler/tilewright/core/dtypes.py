@@ -75,7 +75,10 @@ def dtype(spec: str | DType | npt.DTypeLike) -> DType:
 
 
 def sum_of_products(x: DType, w: DType) -> DType | None:
-    """The type in which products of `x` and `w` are summed: their own, i32 for bytes; None if none fits."""
-    if x in (I8, U8) and w in (I8, U8):
+    """The type in which products of `x` and weights `w` are summed; None if none fits.
+
+    Their own, but i32 for bytes with bytes or with weights of 16 bits: bytes less a zero point need 9.
+    """
+    if x in (I8, U8) and w in (I8, U8, I16):
         return I32
     return x if x is w and x is not BOOL and x.bits >= 16 else None

@@ -53,7 +53,7 @@ class IntegerForm(Protocol):
         ...
 
     def weights(self, value: str, channel: int) -> tuple[Array, Array] | None:
-        """Constant bytes less their zero point, and the step of each element of dim `channel` (f64)."""
+        """Constant bytes less their zero point (i16 if they need it), and the step of each element of dim `channel` (f64)."""
         ...
 
     def floats(self, value: str) -> Array | None:

@@ -130,7 +130,7 @@ class _Form:
         rows = np.moveaxis(steps, channel, 0).reshape(steps.shape[channel], -1)
         if values.dtype.itemsize > 1 or (rows != rows[:, :1]).any():
             return None
-        for kind in (np.int8, np.uint8):
+        for kind in (np.int8, np.uint8, np.int16):
             if np.array_equal(centred, centred.astype(kind)):
                 return centred.astype(kind), rows[:, 0].astype(np.float64)
         return None
