@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 
 from tilewright.core.index import variables
 from tilewright.graph.ir import Graph, Node
@@ -51,8 +51,13 @@ def kernel_hash(kernel: Kernel) -> str:
 
 
 def target_hash(target: Target) -> str:
-    """Hash of all a target file says about the device, without its names."""
-    facts = {k: v for k, v in asdict(target).items() if k not in ("name", "description")}
+    """Hash of what a target file says about the device; fields at their defaults do not count, so that
+    new ones leave old logs valid."""
+    facts: dict[str, object] = {}
+    for f in fields(target):
+        value = getattr(target, f.name)
+        if f.name not in ("name", "description", "emulator") and value != f.default:
+            facts[f.name] = asdict(value) if is_dataclass(value) else value  # type: ignore[arg-type]
     return _digest(json.dumps(facts, sort_keys=True))
 
 
