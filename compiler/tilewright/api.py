@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tilewright.artifact.manifest import read as read_manifest
 from tilewright.artifact.toolchain import find_compiler
 from tilewright.artifact.write import Written, write_artifact
-from tilewright.codegen.llvm import Jit, runs_here, to_assembly, to_object, to_object_and_assembly
+from tilewright.codegen.llvm import Jit, runs_here, to_assembly, to_object_and_assembly
 from tilewright.codegen.module import emit_module
 from tilewright.device.board_model import BoardModel
 from tilewright.device.linux_model import LinuxArtifact, LinuxModel
@@ -28,6 +28,7 @@ from tilewright.footprint import Footprint, footprint
 from tilewright.graph.ir import Graph
 from tilewright.pipeline import Progress, Source, build, resolve_target
 from tilewright.program import Program, spec_of
+from tilewright.report import StepFacts, step_facts, to_facts
 from tilewright.runtime.loader import Pool
 from tilewright.runtime.loader import load as load_artifact
 from tilewright.runtime.model import Model
@@ -127,8 +128,9 @@ def tune(
     """Search for faster schedules for `minutes` and log what is found; `compile` uses it from then on.
 
     `logs` is the folder of the logs (default: the user's). Jobs run in worker processes of this machine,
-    or on any `executor` with the interface of `concurrent.futures`, `slots` at a time. `report` gets the
-    state several times a second. Code that cannot run here is ranked by estimates, labelled as such.
+    or on any `executor` with the interface of `concurrent.futures`, `slots` at a time; candidates run on
+    the `device` (`ssh://user@host`, `emulator`) if one is named. `report` gets the state several times a
+    second. Code that cannot run here is ranked by estimates, labelled as such.
     """
     from tilewright.frontend.onnx import load_onnx
     from tilewright.tune.library import user_folder
@@ -164,15 +166,20 @@ class Generated:
 
     code: bytes
     need: Footprint | None = None
+    steps: Sequence[StepFacts] = ()
 
 
 def generate(program: Program) -> Generated:
     """Object code of `program`."""
     text = emit_module(program.plan(), with_weights=True)
-    if program.target.board is None:
-        return Generated(to_object(text, program.target, program.weights))
     code, listing = to_object_and_assembly(text, program.target, program.weights)
-    return Generated(code, footprint(program, code, listing))
+    need = None if program.target.board is None else footprint(program, code, listing)
+    return Generated(code, need, step_facts(program, code, listing))
+
+
+def facts_of(program: Program) -> Sequence[StepFacts]:
+    """What there is to say about every step, code size and stack accesses included."""
+    return generate(program).steps
 
 
 def write(
@@ -189,6 +196,7 @@ def write(
         "required_features": list(program.target.required),
     }
     facts = _facts(program, model_hash)
+    facts["steps"] = to_facts(made.steps or step_facts(program))
     if made.need is not None:
         facts["memory"] = asdict(made.need)
     spec = spec_of(program, made.need.stack if made.need else 0)
@@ -213,10 +221,6 @@ def _facts(program: Program, model_hash: str) -> dict[str, Any]:
                 if place.base == "arena"
             },
         },
-        "steps": [
-            {"label": s.label, "kernel": s.kernel, "nodes": list(s.nodes), "flops": s.flops}
-            for s in program.steps
-        ],
         "tools": {
             "tilewright": metadata.version("tilewright"),
             "llvmlite": metadata.version("llvmlite"),

@@ -1,0 +1,117 @@
+"""What there is to say about each kernel of a compiled model.
+
+In: a `Program` and its code, or the facts in an artifact's manifest. Out: `KernelFacts` per step.
+Invariant: facts are plain data that a manifest holds; reading them back checks every field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tilewright.artifact.elf import Elf
+from tilewright.codegen.spills import stack_accesses
+from tilewright.errors import ArtifactError
+from tilewright.program import Program
+from tilewright.schedule.target import Target
+from tilewright.schedule.trace import trace_to_json
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """One step: `flops` and `bytes` it must do and move, its kernel's `schedule` (a trace as JSON) and
+    the `reason` for it; `code_bytes` of the step with its kernel; `stack_accesses` of instructions in
+    loops (-1 where nobody looked)."""
+
+    label: str
+    kernel: str
+    nodes: tuple[str, ...]
+    shape: tuple[int, ...]
+    flops: int
+    bytes: int
+    reason: str
+    schedule: tuple[Any, ...]
+    code_bytes: int = -1
+    stack_accesses: int = -1
+
+    @property
+    def intensity(self) -> float:
+        """Operations per byte that must be moved."""
+        return self.flops / max(self.bytes, 1)
+
+
+def step_facts(
+    program: Program, code: bytes | None = None, assembly: str | None = None
+) -> list[StepFacts]:
+    """Facts on every step; code size and stack accesses where code and assembly are given."""
+    sizes = {} if code is None else {s.name: s.size for s in Elf(code, program.name).symbols()}
+    touched = {} if assembly is None else stack_accesses(assembly)
+    out: list[StepFacts] = []
+    for i, s in enumerate(program.steps):
+        own = (f"{program.name}_step{i}", s.kernel)
+        shape = program.graph.types[s.outputs[0]].shape if s.outputs else ()
+        out.append(
+            StepFacts(
+                s.label, s.kernel, s.nodes, shape, s.flops, s.bytes,
+                program.reasons.get(s.kernel, "default rule"),
+                tuple(trace_to_json(program.traces.get(s.kernel, ()))),
+                sum(sizes.get(f, 0) for f in own) if code is not None else -1,
+                sum(touched.get(f, 0) for f in own) if assembly is not None else -1,
+            )
+        )  # fmt: skip
+    return out
+
+
+def to_facts(steps: Sequence[StepFacts]) -> list[dict[str, Any]]:
+    """For the manifest."""
+    return [asdict(s) for s in steps]
+
+
+def from_facts(facts: Mapping[str, Any]) -> list[StepFacts]:
+    """The steps of a manifest; `ArtifactError` if it holds none or they are damaged."""
+    steps = facts.get("steps")
+    kinds: dict[str, type] = {
+        "label": str, "kernel": str, "nodes": list, "shape": list, "flops": int, "bytes": int,
+        "reason": str, "schedule": list, "code_bytes": int, "stack_accesses": int,
+    }  # fmt: skip
+    out: list[StepFacts] = []
+    if not isinstance(steps, list):
+        raise ArtifactError("its manifest says nothing about steps: compile the model again")
+    for s in steps:
+        if not isinstance(s, dict) or any(not isinstance(s.get(k), t) for k, t in kinds.items()):
+            raise ArtifactError("its manifest says too little about steps: compile the model again")
+        values: dict[str, Any] = {k: tuple(s[k]) if t is list else s[k] for k, t in kinds.items()}
+        out.append(StepFacts(**values))
+    return out
+
+
+def sentence(schedule: Sequence[Any]) -> str:
+    """A trace in one line for people: `split m 14; unroll mi; vectorize nl`."""
+    parts: list[str] = []
+    for s in schedule:
+        if isinstance(s, list) and s:
+            words = [_word(a) for a in s[1:]]
+            parts.append(" ".join([str(s[0]), *words]))
+    return "; ".join(parts) or "as written"
+
+
+def _word(a: Any) -> str:
+    if isinstance(a, list):
+        if a and isinstance(a[0], list):
+            return "[" + ", ".join(_packed(d) for d in a) + "]"
+        return "(" + " ".join(map(str, a)) + ")"
+    return str(a)
+
+
+def _packed(d: Any) -> str:
+    """One dim of a packing: d0, d0/16 or d0%16."""
+    if not isinstance(d, list) or len(d) != 3:
+        return str(d)
+    sign = {"outer": "/", "inner": "%"}.get(str(d[2]), "")
+    return f"d{d[0]}{sign}{d[1]}" if sign else f"d{d[0]}"
+
+
+def ideal_cycles(step: StepFacts, target: Target) -> float:
+    """Cycles of one core that the step's arithmetic takes at least, by the target file."""
+    return step.flops / (2 * target.fma_per_cycle * target.lanes(4))
