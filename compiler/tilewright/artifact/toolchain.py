@@ -55,7 +55,8 @@ class Compiler:
             raise ToolchainError(f"`{self.name}` failed: {err}") from None
         if done.returncode:
             text = done.stderr.decode("utf-8", "replace").splitlines()
-            lines = [s for s in text if "error" in s.lower()] or text or ["no message"]
+            lines = [s for s in text if "undefined" in s]
+            lines += [s for s in text if "error" in s.lower()] or text or ["no message"]
             raise ToolchainError(f"`{self.name}` failed: {lines[0].strip()}")
         return done.stdout.decode("utf-8", "replace")
 

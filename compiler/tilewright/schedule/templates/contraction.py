@@ -64,6 +64,8 @@ def convolution(kernel: Kernel, target: Target) -> Trace:
 
 def phases(kernel: Kernel, target: Target) -> Trace:
     """Several nests in a row, each a small convolution (transposed convolution by phases)."""
+    if target.lanes(4) == 1:
+        return mcu.phases(kernel)
     d = Draft(kernel)
     packed: set[str] = set()
     for top in [s for s in kernel.body if isinstance(s, For)]:

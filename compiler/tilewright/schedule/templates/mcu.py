@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tilewright.core.index import variables
-from tilewright.loop.ir import Buffer, Cast, Fma, Kernel, Load
+from tilewright.loop.ir import Buffer, Cast, Fma, For, Kernel, Load
 from tilewright.loop.rewrite import expressions, loops
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.draft import Draft, buffers, stride
@@ -19,7 +19,7 @@ from tilewright.schedule.trace import Trace
 
 #: Steps of the sum that are spelled out, as dot products or one by one: more cost flash and save little.
 MAX_DOTS, MAX_STEPS = 16, 32
-#: Outputs of a depthwise block that share their weights.
+#: Outputs of a block that share an operand: pixels of a depthwise convolution, channels of a phase.
 PIXELS = 4
 
 
@@ -107,6 +107,33 @@ def depthwise(kernel: Kernel, target: Target) -> Trace:
         d.do("reorder", [*taps, *inner])
         d.do("unroll", inner[0])
     _unroll(d, taps, MAX_STEPS)
+    return d.trace
+
+
+def phases(kernel: Kernel) -> Trace:
+    """Several nests in a row, each a small convolution: four channels of a pixel share its value."""
+    d = Draft(kernel)
+    for top in [s for s in kernel.body if isinstance(s, For)]:
+        names = [top.var]
+        f = top
+        while len(f.body) == 1 and isinstance(f.body[0], For):
+            f = f.body[0]
+            names.append(f.var)
+        sums = list(loops(f.body))
+        cols = next((v for v in names if v.split("_")[0] == "co"), None)
+        if cols is None or not sums:
+            continue
+        outer, inner = [v for v in names if v != cols], cols
+        if d.extent(cols) > PIXELS:
+            d.do("split", cols, PIXELS, f"{cols}o", f"{cols}i")
+            outer, inner = [*outer, f"{cols}o"], f"{cols}i"
+        elif d.extent(cols) == 1:
+            continue
+        d.do("reorder", [*outer, inner])
+        d.do("stage", [inner])
+        for v in sums:
+            d.do("reorder", [v, inner])
+        d.do("unroll", inner)
     return d.trace
 
 

@@ -1,0 +1,83 @@
+"""Every operator on every emulated board: all samples of an operator are one program."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+
+import numpy as np
+import pytest
+
+from tilewright.device.qemu_system import EMULATOR, run_on_board
+from tilewright.graph.ir import Array, Graph, Node, type_of
+from tilewright.pipeline import build
+from tilewright.registry import Sample, operator, operators
+
+BOARDS = ("cortex-m4", "cortex-m7", "cortex-m55")
+NAMES = sorted(n for n, op in operators().items() if op.samples is not None)
+needs_board = pytest.mark.skipif(
+    not shutil.which(EMULATOR)
+    or not (shutil.which("arm-none-eabi-gcc") or importlib.util.find_spec("ziglang")),
+    reason=f"{EMULATOR} or a linker for bare-metal Arm is not installed",
+)
+
+
+def usable(name: str, sample: Sample) -> bool:
+    """Doubles need C's `fma` on these cores, remainders of floats `fmodf`: bare metal has neither."""
+    kinds = {a.dtype for a in sample.inputs if a is not None}
+    return np.dtype("f8") not in kinds and not (name == "mod" and np.dtype("f4") in kinds)
+
+
+def program_of(name: str, samples: list[Sample]) -> tuple[Graph, list[Array]]:
+    """One node per sample, each with inputs and an output of its own; parameters are constants."""
+    op = operator(name)
+    g = Graph(name, [], [])
+    inputs: list[Array] = []
+    for k, sample in enumerate(samples):
+        names: list[str] = []
+        for i, a in enumerate(sample.inputs):
+            if a is None:
+                names.append("")
+            elif i:
+                names.append(g.add_constant(f"c{k}_{i}", a))
+            else:
+                names.append(f"x{k}")
+                g.types[f"x{k}"] = type_of(a)
+                g.inputs.append(f"x{k}")
+                inputs.append(a)
+        types = [None if a is None else type_of(a) for a in sample.inputs]
+        g.types.update({f"y{k}": t for t in op.infer(types, sample.attrs)})
+        g.nodes.append(Node(f"node {k}", name, tuple(names), (f"y{k}",), sample.attrs))
+        g.outputs.append(f"y{k}")
+    return g, inputs
+
+
+@pytest.mark.slow
+@needs_board
+@pytest.mark.parametrize("target", BOARDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_operator(name: str, target: str) -> None:
+    op = operator(name)
+    assert op.samples is not None
+    samples = [
+        s
+        for s in op.samples(np.random.default_rng(1))
+        if usable(name, s) and s.inputs[0] is not None
+    ]
+    if not samples:
+        pytest.skip(f"{name} has samples of doubles only")
+    graph, inputs = program_of(name, samples)
+    outputs = run_on_board(build(graph, target), inputs).outputs
+    for got, sample in zip(outputs, samples, strict=True):
+        with np.errstate(all="ignore"):
+            (want,) = op.reference(sample.inputs, sample.attrs)
+        assert got.shape == want.shape and got.dtype == want.dtype
+        if want.dtype.kind == "f":
+            rtol = 1e-3 if want.dtype == np.float16 else 3e-5
+            finite = np.abs(want[np.isfinite(want)]).max(initial=0.0)
+            atol = 1e-5 * max(1.0, float(finite))
+            np.testing.assert_allclose(got, want, rtol=rtol, atol=atol, err_msg=str(sample.attrs))
+        else:  # what is interpolated or divided first may cross an integer
+            slack = 1 if name in ("resize", "avg_pool2d", "quantize") else 0
+            off = np.abs(got.astype(np.float64) - want.astype(np.float64))
+            assert off.max(initial=0) <= slack, sample.attrs
