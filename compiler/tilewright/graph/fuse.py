@@ -36,89 +36,90 @@ class Group:
 
 def fuse(place: Placement, enabled: bool = True) -> list[Group]:
     """Groups of `place.graph`; `enabled=False` puts every node in a group of its own."""
-    g = place.graph
-    consumers = g.consumers()
-    position = {id(n): i for i, n in enumerate(g.nodes)}
-    taken: set[int] = set()
+    uses = _Uses(place.graph)
     groups: list[Group] = []
-    for node in g.nodes:
-        if id(node) in taken or all(o in place.aliased for o in node.outputs):
+    for node in place.graph.nodes:
+        if id(node) in uses.taken or all(o in place.aliased for o in node.outputs):
             continue
-        members = _grow(g, place, node, consumers, taken) if enabled else [node]
-        taken.update(id(n) for n in members)
+        members = _grow(uses, node) if enabled else [node]
+        uses.taken.update(id(n) for n in members)
         groups.append(Group(tuple(members)))
-    groups.sort(key=lambda grp: position[id(grp.nodes[-1])])
+    groups.sort(key=lambda grp: uses.order[id(grp.nodes[-1])])
     return groups
 
 
-def _grow(
-    g: Graph, place: Placement, anchor: Node, consumers: dict[str, list[Node]], taken: set[int]
-) -> list[Node]:
+class _Uses:
+    """Who makes and reads which value, found once for the whole graph; nodes `taken` into a group."""
+
+    def __init__(self, g: Graph) -> None:
+        self.g = g
+        self.consumers = g.consumers()
+        self.producers = g.producers()
+        self.order = {id(n): i for i, n in enumerate(g.nodes)}
+        self.outputs = set(g.outputs)
+        self.taken: set[int] = set()
+
+    def escapes(self, value: str, members: set[int]) -> bool:
+        """Whether anything but the nodes `members` (by identity) needs `value`."""
+        readers = self.consumers.get(value, [])
+        return value in self.outputs or any(id(n) not in members for n in readers)
+
+
+def _grow(uses: _Uses, anchor: Node) -> list[Node]:
     """The longest chain of followers after which exactly one value is still needed outside."""
     if len(anchor.outputs) != 1:
         return [anchor]
-    shape = g.types[anchor.outputs[0]].shape
     members, best = [anchor], 1
+    ids = {id(anchor)}
     inside = {anchor.outputs[0]}
-    outputs = set(g.outputs)
     while len(members) < _LOOKAHEAD:
-        follower = _next(g, members, inside, shape, consumers, taken, place)
+        follower = _next(uses, members, ids, inside)
         if follower is None:
             break
         members.append(follower)
+        ids.add(id(follower))
         inside.add(follower.outputs[0])
-        alive = [v for v in inside if _escapes(v, members, consumers, outputs)]
-        if alive == [follower.outputs[0]]:
+        if [v for v in inside if uses.escapes(v, ids)] == [follower.outputs[0]]:
             best = len(members)
     return members[:best]
 
 
-def _next(
-    g: Graph,
-    members: Sequence[Node],
-    inside: set[str],
-    shape: tuple[int, ...],
-    consumers: dict[str, list[Node]],
-    taken: set[int],
-    place: Placement,
-) -> Node | None:
+def _next(uses: _Uses, members: Sequence[Node], ids: set[int], inside: set[str]) -> Node | None:
     """The earliest elementwise consumer whose operands are all known when the group runs."""
-    candidates: list[Node] = []
-    for v in inside:
-        candidates += [n for n in consumers.get(v, []) if n not in members]
-    order = {id(n): i for i, n in enumerate(g.nodes)}
-    for n in sorted(candidates, key=lambda n: order[id(n)]):
-        if id(n) in taken or operator(n.op).trait != "elementwise" or len(n.outputs) != 1:
+    types, order = uses.g.types, uses.order
+    shape, start = types[members[0].outputs[0]].shape, order[id(members[0])]
+    candidates = {
+        order[id(n)]: n
+        for v in inside
+        for n in uses.consumers.get(v, [])
+        if id(n) not in ids and id(n) not in uses.taken
+    }
+    free: set[str] = set()  # shared by the candidates, so that no value is looked at twice
+    for _, n in sorted(candidates.items()):
+        if operator(n.op).trait != "elementwise" or len(n.outputs) != 1:
             continue
-        if g.types[n.outputs[0]].shape != shape:
+        if types[n.outputs[0]].shape != shape:
             continue
-        if any(
-            _depends(g, i, inside, order[id(members[0])]) for i in n.inputs if i and i not in inside
-        ):
-            continue
-        return n
+        others = (i for i in n.inputs if i and i not in inside)
+        if not any(_depends(uses, i, inside, start, free) for i in others):
+            return n
     return None
 
 
-def _depends(g: Graph, name: str, inside: set[str], start: int) -> bool:
-    """Whether value `name`, computed outside the group, needs a value of the group."""
-    producers = g.producers()
-    order = {id(n): i for i, n in enumerate(g.nodes)}
+def _depends(uses: _Uses, name: str, inside: set[str], start: int, free: set[str]) -> bool:
+    """Whether value `name`, computed outside the group, needs a value of the group.
+
+    `free` holds values that do not, and gains those that this search shows not to.
+    """
     stack, seen = [name], set[str]()
     while stack:
         v = stack.pop()
         if v in inside:
             return True
-        node = producers.get(v)
-        if v in seen or node is None or order[id(node)] <= start:
+        node = uses.producers.get(v)
+        if v in seen or v in free or node is None or uses.order[id(node)] <= start:
             continue
         seen.add(v)
         stack.extend(i for i in node.inputs if i)
+    free |= seen
     return False
-
-
-def _escapes(
-    value: str, members: Sequence[Node], consumers: dict[str, list[Node]], outputs: set[str]
-) -> bool:
-    ids = {id(n) for n in members}
-    return value in outputs or any(id(n) not in ids for n in consumers.get(value, []))
