@@ -178,7 +178,7 @@ def kill_at_random_moments(folder: Path, kills: int) -> None:
 
 
 def test_kill_loses_only_what_is_in_flight(tmp_path: Path) -> None:
-    kill_at_random_moments(tmp_path, 4)
+    kill_at_random_moments(tmp_path, 3)
     assert tune(tmp_path, 1, graph=matmul_graph()).state.stage == "done"
 
 
@@ -209,7 +209,7 @@ def test_dask_cluster_with_a_killed_worker(tmp_path: Path) -> None:
 
         result = tune(
             tmp_path, 4, graph=matmul_graph(64, 64, 64), executor=executor, slots=slots,
-            device="DEVICE", report=report,
+            label="DEVICE", report=report,
         )  # fmt: skip
     assert killed and result.state.stage == "done"
     trials = logged(tmp_path)

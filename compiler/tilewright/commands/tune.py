@@ -26,6 +26,7 @@ from tilewright.commands._common import (
     locate,
     notice,
 )
+from tilewright.device.choose import device_for
 from tilewright.frontend.onnx import load_onnx
 from tilewright.pipeline import resolve_target
 from tilewright.tune.executors import dask_executor
@@ -53,8 +54,11 @@ def command(
     dask: Annotated[
         str | None, typer.Option(help="address of a Dask scheduler, tcp://host:port")
     ] = None,
-    device: Annotated[
+    resource: Annotated[
         str, typer.Option(help="with --dask: the worker resource that a measurement takes")
+    ] = "",
+    device: Annotated[
+        str, typer.Option(help="where candidates run: ssh://user@host, emulator (default: here)")
     ] = "",
     seed: Annotated[int | None, typer.Option(help="make the search repeatable")] = None,
 ) -> None:
@@ -66,11 +70,21 @@ def command(
     machine = resolve_target(target)
     graph = load_onnx(path, shapes, notice)
     folder = logs or user_folder()
-    if device and dask is None:
-        raise typer.BadParameter("--device names a resource of Dask workers: give --dask too")
-    with _executor(dask, device) as (executor, slots), _display() as show:
+    if resource and dask is None:
+        raise typer.BadParameter("--resource names a resource of Dask workers: give --dask too")
+    if device and not machine.board and not machine.gpu:
+        device_for(machine, device)  # refuses at once what cannot work
+    with _executor(dask, resource) as (executor, slots), _display() as show:
         tuner = Tuner(
-            graph, machine, folder, executor, slots if executor else workers, device, seed, show
+            graph,
+            machine,
+            folder,
+            executor,
+            slots if executor else workers,
+            device,
+            seed,
+            show,
+            resource,
         )
         if tuner.here:
             tuner.floor = _floor(measure_roofline(machine))
@@ -88,11 +102,11 @@ def _floor(roof: Roofline) -> Callable[[int, int], float]:
 
 
 @contextlib.contextmanager
-def _executor(address: str | None, device: str) -> Iterator[tuple[Executor | None, int]]:
+def _executor(address: str | None, resource: str) -> Iterator[tuple[Executor | None, int]]:
     if address is None:
         yield None, 1
         return
-    executor, slots, close = dask_executor(address, device)
+    executor, slots, close = dask_executor(address, resource)
     try:
         yield executor, slots
     finally:

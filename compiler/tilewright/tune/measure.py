@@ -3,10 +3,6 @@
 In: a `Job` (an unscheduled kernel, its default trace, candidate traces). Out: an `Outcome` for each.
 Invariants: a candidate is compared with the unscheduled kernel, compiled natively, before it is timed; the
 default runs in the same process and takes its turn in every round, so a disturbance hits both.
-
-Data are small whole numbers: sums of products are exact in any order, so a wrong operand or a missed
-tail shows as a difference of at least one. What is left (divisions, exponentials) is held to a bound that
-grows with the length of the kernel's sums.
 """
 
 from __future__ import annotations
@@ -21,27 +17,22 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from tilewright.codegen.kernel import parallel_extent
 from tilewright.codegen.llvm import Jit
 from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module
 from tilewright.codegen.repeat import repeat_entry
 from tilewright.errors import TilewrightError
-from tilewright.loop.ir import Buffer, Kernel
+from tilewright.loop.ir import Kernel
 from tilewright.loop.pack import pack_array
-from tilewright.runtime.model import aligned_bytes
 from tilewright.schedule.target import Target
 from tilewright.schedule.trace import Trace
 from tilewright.tune.admit import admit, finish
+from tilewright.tune.data import Array, aligned, departure, make_data, memory
 from tilewright.tune.estimate import estimate
 from tilewright.tune.identity import extents, kernel_hash, volume
-from tilewright.tune.records import Source, Verdict
+from tilewright.tune.verdicts import Outcome, one_line, verdict_of
 
-Array = npt.NDArray[Any]
-
-#: Faster or slower by less than this is called the same.
-MARGIN = 0.01
 #: A candidate this much slower after the first rounds is not timed any further.
 HOPELESS = 1.15
 FIRST_ROUNDS = 3
@@ -57,7 +48,9 @@ MAX_PLAIN = 1 << 31
 class Job:
     """Candidates for one kernel; `rounds` turns each, `depth` the length of the kernel's sums.
 
-    `mode`: run the candidates here (`measure`) or only compile and judge them (`estimate`)."""
+    `mode`: run the candidates here (`measure`), only compile and judge them (`estimate`), or run them
+    on the device at `address` (`device`). `check`: what an estimate calls faster is run in the target's
+    emulator, to compare its results."""
 
     kernel: Kernel
     target: Target
@@ -65,27 +58,21 @@ class Job:
     candidates: tuple[Trace, ...]
     depth: int = 1
     rounds: int = 12
-    mode: Literal["measure", "estimate"] = "measure"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a candidate; fields as in `records.Record`."""
-
-    verdict: Verdict
-    seconds: float | None = None
-    default: float | None = None
-    ratio: float | None = None
-    error: float | None = None
-    rounds: int = 0
-    note: str = ""
-    source: Source = "measured"
+    mode: Literal["measure", "estimate", "device"] = "measure"
+    address: str | None = None
+    check: bool = False
 
 
 def measure(job: Job) -> list[Outcome]:
     """Judge all candidates of a job, in order."""
     if job.mode == "estimate":
-        return _estimated(job)
+        return _checked(job, _estimated(job)) if job.check else _estimated(job)
+    if job.mode == "device":
+        from tilewright.tune.remote import measure_there
+
+        return measure_there(
+            job.kernel, job.target, job.default, job.candidates, job.depth, job.address
+        )
     bench = _bench(job)
     outcomes: list[Outcome | None] = [None] * len(job.candidates)
     running: dict[int, _Code] = {}
@@ -93,7 +80,7 @@ def measure(job: Job) -> list[Outcome]:
         try:
             code = _Code(admit(job.kernel, trace), job.target)
         except TilewrightError as err:
-            outcomes[i] = Outcome("illegal", note=_line(err))
+            outcomes[i] = Outcome("illegal", note=one_line(err))
             continue
         reason = bench.difference(code)
         if reason:
@@ -105,9 +92,28 @@ def measure(job: Job) -> list[Outcome]:
     return [o if o is not None else Outcome("illegal", note="not judged") for o in outcomes]
 
 
-def _line(err: Exception) -> str:
-    text = " ".join(str(err).split())[:300]
-    return "".join(c for c in text if c.isprintable())
+def _checked(job: Job, estimates: list[Outcome]) -> list[Outcome]:
+    """Compare results in the emulator; estimates stand, with the ratio of instructions as a note."""
+    from tilewright.tune.remote import measure_there
+
+    out: list[Outcome] = []
+    for trace, outcome in zip(job.candidates, estimates, strict=True):
+        if outcome.verdict != "faster":
+            out.append(outcome)
+            continue
+        try:
+            (ran,) = measure_there(
+                job.kernel, job.target, job.default, (trace,), job.depth, job.address
+            )
+        except TilewrightError as err:
+            out.append(replace(outcome, note=f"estimate; results not checked: {one_line(err)}"))
+            continue
+        if ran.verdict in ("wrong", "crash", "illegal"):
+            out.append(ran)
+        else:
+            counted = f", {ran.ratio:.3f} times the instructions" if ran.ratio else ""
+            out.append(replace(outcome, note=f"estimate; same results in the emulator{counted}"))
+    return out
 
 
 def _estimated(job: Job) -> list[Outcome]:
@@ -118,19 +124,12 @@ def _estimated(job: Job) -> list[Outcome]:
         try:
             seconds, _ = estimate(admit(job.kernel, trace), job.target)
         except TilewrightError as err:
-            out.append(Outcome("illegal", note=_line(err), source=source))
+            out.append(Outcome("illegal", note=one_line(err), source=source))
             continue
         ratio = seconds / base
         verdict = verdict_of(ratio, 0.0)
         out.append(Outcome(verdict, seconds, base, ratio, 0.0, 1, "estimate", source))
     return out
-
-
-def verdict_of(ratio: float, error: float) -> Verdict:
-    """Beyond the margin and twice the standard error, or the same."""
-    if ratio + 2 * error < 1 - MARGIN:
-        return "faster"
-    return "slower" if ratio - 2 * error > 1 + MARGIN else "same"
 
 
 # ---------------------------------------------------------------- timing
@@ -201,8 +200,10 @@ class _Bench:
         self.job = job
         rng = np.random.default_rng(0)
         raw = job.kernel
-        self.values = {p.buffer.name: _data(p.buffer, rng) for p in raw.params if p.role != "out"}
-        self.outputs = {p.buffer.name: _memory(p.buffer) for p in raw.params if p.role == "out"}
+        self.values = {
+            p.buffer.name: make_data(p.buffer, rng) for p in raw.params if p.role != "out"
+        }
+        self.outputs = {p.buffer.name: memory(p.buffer) for p in raw.params if p.role == "out"}
         self.names_out = [p.buffer.name for p in raw.params if p.role == "out"]
         self.packed: OrderedDict[tuple[str, str], Array] = OrderedDict()
         self.evict = np.zeros(2 * job.target.l2_bytes, np.uint8)
@@ -233,7 +234,7 @@ class _Bench:
             if name in packs:
                 key = (name, repr(packs[name]))
                 if key not in self.packed:
-                    self.packed[key] = _aligned(pack_array(array, packs[name]))
+                    self.packed[key] = aligned(pack_array(array, packs[name]))
                     if len(self.packed) > 16:
                         self.packed.popitem(last=False)
                 array = self.packed[key]
@@ -257,21 +258,9 @@ class _Bench:
         got = self.run(code)
         for name, want in self.expected.items():
             mine = got[name]
-            if not np.issubdtype(want.dtype, np.floating):
-                if not np.array_equal(mine, want):
-                    return f"{name}: {int(np.sum(mine != want))} of {want.size} elements differ"
-                continue
-            same = (mine == want) | (np.isnan(mine) & np.isnan(want))
-            if same.all():
-                continue
-            finite = want[np.isfinite(want) & (np.abs(want) < 1e30)]
-            scale = float(np.abs(finite).max()) if finite.size else 1.0
-            bound = float(np.finfo(want.dtype).eps) * (16 + self.job.depth) * max(scale, 1e-30)
-            with np.errstate(all="ignore"):
-                off = np.where(same, 0.0, np.abs(mine.astype(np.float64) - want))
-            worst = float(np.max(np.where(np.isnan(off), np.inf, off)))
-            if worst > bound:
-                return f"{name}: off by {worst:.3g}, the bound is {bound:.3g}"
+            reason = departure(want, mine, self.job.depth)
+            if reason:
+                return f"{name}: {reason}"
         return ""
 
     def turn(self, code: _Code) -> float:
@@ -302,38 +291,3 @@ def _bench(job: Job) -> _Bench:
 
 
 _kept: dict[str, _Bench] = {}
-
-
-def _span(buffer: Buffer) -> int:
-    """Elements between the first and the last one of a strided window."""
-    return 1 + sum((n - 1) * abs(s) for n, s in zip(buffer.shape, buffer.strides, strict=True))
-
-
-def _memory(buffer: Buffer) -> Array:
-    dtype = np.dtype(buffer.dtype.numpy)
-    size = _span(buffer) * dtype.itemsize
-    return aligned_bytes(max(64, size))[:size].view(dtype)
-
-
-def _aligned(array: Array) -> Array:
-    out: Array = aligned_bytes(max(64, array.nbytes))[: array.nbytes].view(array.dtype)
-    out[...] = array.reshape(-1)
-    return out.reshape(array.shape)
-
-
-def _data(buffer: Buffer, rng: np.random.Generator) -> Array:
-    """Small whole numbers without zero for floats, the full range for bytes; constants keep shape."""
-    dtype = np.dtype(buffer.dtype.numpy)
-    n = _span(buffer)
-    if dtype.kind == "f":
-        data = rng.integers(1, 4, n) * rng.choice((-1, 1), n)
-    elif dtype.kind == "b":
-        data = rng.integers(0, 2, n)
-    elif dtype.itemsize == 1:
-        low = -128 if dtype.kind == "i" else 0
-        data = rng.integers(low, low + 256, n)
-    else:
-        data = rng.integers(0 if dtype.kind == "u" else -100, 101, n)
-    out = _memory(buffer)
-    out[...] = data.astype(dtype)
-    return out.reshape(buffer.shape) if buffer.space == "const" else out

@@ -8,12 +8,13 @@ the process loses the trials in flight and nothing else; the same call goes on w
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tilewright.codegen.llvm import runs_here
 from tilewright.errors import TilewrightError
@@ -28,11 +29,12 @@ from tilewright.tune import records
 from tilewright.tune.allocate import Progress, pick
 from tilewright.tune.identity import extents, kernel_hash, sum_length, target_hash
 from tilewright.tune.library import Decision, Library, default_trace, load_library, space_of
-from tilewright.tune.measure import Job, Outcome, measure
+from tilewright.tune.measure import Job, measure
 from tilewright.tune.model import CostModel, available, relative_cost
 from tilewright.tune.records import Record
 from tilewright.tune.search import Search
 from tilewright.tune.state import Result, State, Task
+from tilewright.tune.verdicts import Outcome
 from tilewright.tune.ways import unmeasured, way_records
 from tilewright.tune.whole import TOLERANCE, Comparison, WayTimes, compare, time_ways
 from tilewright.tune.workers import LocalExecutor, WorkerLost, WorkerTimeout, isolated
@@ -76,14 +78,16 @@ class Tuner:
         device: str = "",
         seed: int | None = None,
         report: Callable[[State], None] = lambda state: None,
+        label: str = "",
         floor: Callable[[int, int], float] = lambda flops, size: 0.0,
     ) -> None:
         self.graph, self.target, self.folder = graph, target, folder
-        self.here = runs_here(target)
+        self.here = runs_here(target) and not device
+        self.emulated = bool(target.emulator) and shutil.which(target.emulator[0]) is not None
         self.local = LocalExecutor(1, WHOLE_SECONDS)
         self.own = executor is None
         self.executor = executor or LocalExecutor(slots, JOB_SECONDS)
-        self.slots, self.device = max(1, slots), device
+        self.slots, self.device, self.label = max(1, slots), device, label or device
         self.rng = random.Random(seed)
         self.report, self.floor = report, floor
         self.identity = target_hash(target)
@@ -134,7 +138,7 @@ class Tuner:
                 "scikit-learn is not installed (pip install 'tilewright[tune]'): candidates are ranked by "
                 "the analytic model alone"
             )
-        if not self.here and not self.device:
+        if self.device == "emulator" or not (self.here or self.device):
             self.state.source = "estimate"
             notes.append(
                 f"code for {self.target.name} cannot run here: schedules are ranked by estimates, "
@@ -165,7 +169,7 @@ class Tuner:
         except (WorkerLost, TilewrightError) as err:
             self.state.notes.append(f"other ways to compute nodes were not measured: {err}")
             return []
-        for record in way_records(found, self.identity, self.device):
+        for record in way_records(found, self.identity, self.label):
             self._log(record)
         return found
 
@@ -271,16 +275,22 @@ class Tuner:
     def _submit(self, flight: _Flight) -> None:
         task = flight.task
         task.busy = True
+        mode = self._mode()
         job = Job(
             task.kernel, self.target, task.default, tuple(t for _, t in flight.candidates),
             sum_length(task.kernel), CONFIRM_ROUNDS if flight.confirm else ROUNDS,
-            "measure" if self.here or self.device else "estimate",
+            mode, self.device or None, flight.confirm and mode == "estimate" and self.emulated,
         )  # fmt: skip
         if isinstance(self.executor, LocalExecutor):
             future = self.executor.submit(measure, job)
         else:
             future = self.executor.submit(isolated, JOB_SECONDS, measure, job)
         self.flights[future] = flight
+
+    def _mode(self) -> Literal["measure", "estimate", "device"]:
+        if self.device:
+            return "device"
+        return "measure" if self.here else "estimate"
 
     def _land(self, future: Future[Any], flight: _Flight) -> None:
         """Log what a job found, or find out which of its candidates is to blame."""
@@ -367,7 +377,7 @@ class Tuner:
             extents=task.shape, choice=choice, trace=trace, seconds=outcome.seconds,
             default=outcome.default, ratio=outcome.ratio, error=outcome.error,
             rounds=outcome.rounds, modelled=relative_cost(task.space, choice),
-            note=outcome.note, device=self.device,
+            note=outcome.note, device=self.label,
         )  # fmt: skip
 
     def _settle(self) -> None:
