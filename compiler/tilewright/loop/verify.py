@@ -256,19 +256,32 @@ def _extreme(form: Ix, scope: _Scope, largest: bool) -> int | None:
 
 
 def _by_quotients(form: Ix, scope: _Scope, largest: bool) -> int | None:
-    """A bound of a form with quotients: each grows with its numerator, so that bounds of those bound it."""
-    if not any(isinstance(atom, FloorDiv) for atom, _ in form.terms):
+    """A bound of a form with quotients: each grows with its numerator, so that bounds of those bound it.
+
+    The first quotient takes in the terms that are multiples of its coefficient, which may belong
+    together: 10 * i + j // 5 is (50 * i + j) // 5.
+    """
+    quotients = [(atom, coef) for atom, coef in form.terms if isinstance(atom, FloorDiv)]
+    if not quotients:
         return None
+    first, unit = quotients[0]
     total = form.const
     rest = Ix(0)
+    numerator = first.num
     for atom, coef in form.terms:
-        if not isinstance(atom, FloorDiv):
-            rest = rest + Ix(0, ((atom, coef),))
+        if isinstance(atom, FloorDiv):
             continue
-        numerator = _extreme(atom.num, scope, largest == (coef > 0))
-        if numerator is None:
+        term = Ix(0, ((atom, 1),))
+        if coef % unit == 0:
+            numerator = numerator + term * (coef // unit * first.den)
+        else:
+            rest = rest + term * coef
+    merged = [(numerator, first.den, unit), *((q.num, q.den, c) for q, c in quotients[1:])]
+    for num, den, coef in merged:
+        bound = _extreme(num, scope, largest == (coef > 0))
+        if bound is None:
             return None
-        total += coef * (numerator // atom.den)
+        total += coef * (bound // den)
     others = _extreme(rest, scope, largest)
     return None if others is None else total + others
 
