@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from tilewright.core.dtypes import I8, U8, sum_of_products
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
-from tilewright.graph.quantized import contraction
+from tilewright.graph.quantized import IntegerForm, contraction
 from tilewright.loop.builder import KernelBuilder, Reader, add, cast, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
@@ -90,6 +89,29 @@ def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
     return LayoutWish(
         orders={i: tuple(range(t.rank)) for i, t in enumerate(types[:2]) if t is not None}
     )
+
+
+def _quantized(q: IntegerForm) -> bool:
+    """With constant weights as all contractions; two tensors as in MatMulInteger."""
+    if contraction(q, -1):
+        return True
+    x, w = (q.integers(i) for i in q.node.inputs[:2])
+    if x is None or w is None or len(q.node.inputs) > 2:
+        return False
+    (a, left), (b, right) = x, w
+    depth = q.type_of(a).shape[-1]
+    largest = 4 * depth * 255 * 255
+    if largest >= 1 << 31:
+        return False
+    total = q.make("matmul", (a, b), {})
+    for source, zero, axis in ((b, left.zero, -2), (a, right.zero, -1)):
+        if zero:
+            axis += q.type_of(source).rank
+            sums = q.make("reduce_sum", (source,), _summed(axis))
+            share = q.make("mul", (sums, q.constant("zero", np.asarray(zero, np.int32))), {})
+            total = q.make("sub", (total, share), {})
+    total = q.shifted(total, left.zero * right.zero * depth)
+    return q.requantize(total, np.asarray(left.step * right.step / q.scale.step), 255 * 255 * depth)
 
 
 def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
@@ -233,7 +255,7 @@ OPERATORS = [
         samples=_samples,
         flops=_flops,
         depth=_depth,
-        quantized=partial(contraction, channel=-1),
+        quantized=_quantized,
         onnx={
             "MatMul": _import_matmul,
             "Gemm": _import_gemm,

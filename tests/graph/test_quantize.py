@@ -208,6 +208,16 @@ def test_a_value_that_others_read_as_a_float_is_computed_once() -> None:
     assert ops(done).count("matmul") == 1 and "f32" in str(done.types[done.nodes[0].outputs[0]])
 
 
+@pytest.mark.parametrize("zeros", [(0, 0), (5, 0), (0, -9), (-128, 31)])
+def test_the_product_of_two_tensors(zeros: tuple[int, int]) -> None:
+    b = Builder()
+    x = b.real(b.bytes(2, 3, 5, 16), 0.02, zeros[0])
+    y = b.op("transpose", b.real(b.bytes(3, 7, 16), 0.03, zeros[1]), perm=(0, 2, 1))
+    y = b.real(b.quantised(y, 0.03, zeros[1]), 0.03, zeros[1])
+    done = b.check(b.quantised(b.op("matmul", x, y), 0.1113, 9))
+    assert not floats(done) and ops(done).count("reduce_sum") == sum(z != 0 for z in zeros)
+
+
 def test_scales_that_are_not_known_stay_in_floats() -> None:
     b = Builder()
     x = b.real(b.bytes(3, 8), 0.05)
@@ -239,5 +249,6 @@ def test_mlperf_tiny_is_integers_up_to_the_softmax(model: Path) -> None:
     from tilewright.frontend.onnx import load_onnx
 
     done = optimize(load_onnx(model))
+    assert ops(optimize(done)) == ops(done)
     assert floats(done) <= {"dequantize", "softmax"}
     assert {done.types[v].dtype.name for v in (*done.inputs, *done.outputs)} == {"i8"}
