@@ -7,10 +7,12 @@ own analytic cost takes its place.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +58,8 @@ class CostModel:
         width = len(self.rows[0])
         if any(len(r) != width for r in rows):
             return modelled
-        guess = self.regressor.predict(np.asarray(rows))
+        with _one_thread():
+            guess = self.regressor.predict(np.asarray(rows))
         # the analytic model keeps a vote: it knows regions without trials
         return [
             math.exp(0.85 * float(g) + 0.15 * math.log(max(m, 1e-3)))
@@ -79,11 +82,19 @@ class CostModel:
         model = HistGradientBoostingRegressor(
             max_iter=80, max_leaf_nodes=15, min_samples_leaf=4, learning_rate=0.15, random_state=0
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _one_thread():
             warnings.simplefilter("ignore")
             model.fit(np.asarray(self.rows), np.asarray(self.ratios))
         self.regressor, self.fitted = model, n
         return True
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """The regressor must not take the cores on which candidates are being timed."""
+    limits: AbstractContextManager[Any] = importlib.import_module(
+        "threadpoolctl"
+    ).threadpool_limits(1)
+    return limits
 
 
 def relative_cost(space: Space, choice: Choice) -> float:
