@@ -70,7 +70,7 @@ def command(
     model: Annotated[
         list[str] | None, typer.Argument(help="model files, or names of `tilewright models`")
     ] = None,
-    suite: Annotated[str | None, typer.Option(help="a suite of the zoo: edge, tiny")] = None,
+    suite: Annotated[str | None, typer.Option(help="a suite of the zoo: edge, tiny, int8")] = None,
     against: Annotated[
         str, typer.Option(help="peers, comma separated")
     ] = "onnxruntime,openvino,mnn",
