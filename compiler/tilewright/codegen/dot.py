@@ -10,7 +10,7 @@ from __future__ import annotations
 from tilewright.codegen.addressing import Addressing
 from tilewright.codegen.values import Value
 from tilewright.core.dtypes import I8, I32, U8, DType
-from tilewright.core.index import Ix, coefficient, substitute, variables
+from tilewright.core.index import Ix, bounds, coefficient, substitute, variables
 from tilewright.loop.ir import Cast, Dot, Expr, Load
 
 
@@ -20,7 +20,7 @@ def emit_dot(at: Addressing, e: Dot, c: Value, instructions: tuple[str, ...]) ->
     if e.dtype is not I32 or a is None or b is None:
         return None
     if at.vector is not None:
-        return _per_lane(at, e, a, b, c) if "sdot" in instructions else None
+        return _per_lane(at, e, a, b, c, instructions)
     if "mve" in instructions and e.extent in (4, 8, 16):
         return _vmladava(at, e, a, b, c)
     if "smlad" in instructions:
@@ -48,20 +48,27 @@ def _bytes(at: Addressing, e: Expr, var: str) -> _Run | None:
 # ---------------------------------------------------------------- AArch64: four products per lane
 
 
-def _per_lane(at: Addressing, e: Dot, a: _Run, b: _Run, c: Value) -> Value | None:
-    """`sdot` and `udot`: four bytes that all lanes share times four bytes of each lane.
+#: Types of the bytes -> the instruction, and its name in `Target.dot`.
+_LANE_DOTS = {(I8, I8): ("sdot", "sdot"), (U8, U8): ("udot", "sdot"), (U8, I8): ("usdot", "usdot")}
 
-    LLVM turns the shared word into an operand by lane where it is loaded with its neighbours.
+
+def _per_lane(
+    at: Addressing, e: Dot, a: _Run, b: _Run, c: Value, instructions: tuple[str, ...]
+) -> Value | None:
+    """`sdot` and its kin: four bytes that all lanes share times four bytes of each lane.
+
+    Shared words that lie in one vector of the operand are loaded with it and named by their lane.
     """
     vec = at.vector
     assert vec is not None
-    if e.extent % 4 or vec.lanes % 4 or vec.active != vec.lanes or a.dtype is not b.dtype:
+    mixed = a.dtype is not b.dtype
+    name, feature = _LANE_DOTS[(U8, I8) if mixed else (a.dtype, a.dtype)]
+    if e.extent % 4 or vec.lanes % 4 or vec.active != vec.lanes or feature not in instructions:
         return None
     step = coefficient(b.offset, vec.var)
     if vec.var in variables(a.offset) or step != e.extent or at.lane_names(b.offset) != {vec.var}:
         return None
     first = substitute(b.offset, {vec.var: Ix(0)})
-    name = "sdot" if a.dtype is I8 else "udot"
     call = f"llvm.aarch64.neon.{name}.v4i32.v16i8"
     at.declare(f"declare <4 x i32> @{call}(<4 x i32>, <16 x i8>, <16 x i8>)")
     total = at.splat(c, vec.lanes).ssa
@@ -69,14 +76,27 @@ def _per_lane(at: Addressing, e: Dot, a: _Run, b: _Run, c: Value) -> Value | Non
     for part in range(0, vec.lanes, 4):
         acc = total if vec.lanes == 4 else _slice(at, total, vec.lanes, part)
         for k in range(0, e.extent, 4):
-            word = at.splat(Value(_word(at, a, k), I32, 1), 4)
-            shared = at.op(f"bitcast <4 x i32> {word.ssa} to <16 x i8>")
+            shared = at.op(f"bitcast <4 x i32> {_shared_word(at, a, k)} to <16 x i8>")
             own = _lane_bytes(at, b.buffer, first + part * e.extent, e.extent, k)
-            acc = at.op(
-                f"call <4 x i32> @{call}(<4 x i32> {acc}, <16 x i8> {own}, <16 x i8> {shared})"
-            )
+            x, y = (shared, own) if mixed and a.dtype is U8 else (own, shared)
+            acc = at.op(f"call <4 x i32> @{call}(<4 x i32> {acc}, <16 x i8> {x}, <16 x i8> {y})")
         parts.append(acc)
     return Value(_joined(at, parts), I32, vec.lanes)
+
+
+def _shared_word(at: Addressing, run: _Run, k: int) -> str:
+    """Bytes k .. k + 3 of an operand in all four lanes."""
+    slot = at.slots[run.buffer]
+    lane, rest = divmod((run.offset.const + k) % 16, 4)
+    whole = run.offset + (k - 4 * lane)
+    aligned = rest == 0 and all(factor % 16 == 0 for _, factor in whole.terms)
+    _, top = bounds(whole, at.scope.ranges)
+    end = sum((n - 1) * s for n, s in zip(slot.buffer.shape, slot.strides, strict=True))
+    if not aligned or top is None or top + 15 > end:
+        return at.splat(Value(_word(at, run, k), I32, 1), 4).ssa
+    four = at.op(f"load <4 x i32>, ptr {at.address(slot, whole)}, align 1")
+    picks = ", ".join([f"i32 {lane}"] * 4)
+    return at.op(f"shufflevector <4 x i32> {four}, <4 x i32> poison, <4 x i32> <{picks}>")
 
 
 def _lane_bytes(at: Addressing, buffer: str, first: Ix, stride: int, k: int) -> str:

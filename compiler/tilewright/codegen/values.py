@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from tilewright.codegen import partial
 from tilewright.core.dtypes import BOOL, DType
 from tilewright.errors import IRError
 from tilewright.loop.ir import Block
@@ -101,6 +102,8 @@ class Builder:
         self.declarations: dict[str, None] = {}
         self.has_round = True
         """Whether the target rounds floats by an instruction."""
+        self.masked = True
+        """Whether the target has loads and stores of some lanes only."""
         self._count = 0
 
     # ---- text
@@ -190,6 +193,8 @@ class Builder:
         kind = element if lanes == 1 else f"<{lanes} x {element}>"
         if active is None:
             raw = self.op(f"load {kind}, ptr {ptr}, align {dtype.bytes}")
+        elif not self.masked:
+            raw = partial.load_pieces(self, ptr, dtype, lanes, active)
         else:
             name = f"llvm.masked.load.v{lanes}{_suffix(dtype, memory=True)}.p0"
             mask = f"<{lanes} x i1>"
@@ -211,6 +216,9 @@ class Builder:
             ssa = self.op(f"zext {v.type} {ssa} to {kind}")
         if active is None:
             self.emit(f"store {kind} {ssa}, ptr {ptr}, align {v.dtype.bytes}")
+            return
+        if not self.masked:
+            partial.store_pieces(self, ptr, ssa, v.dtype, v.lanes, active)
             return
         name = f"llvm.masked.store.v{v.lanes}{_suffix(v.dtype, memory=True)}.p0"
         mask = f"<{v.lanes} x i1>"

@@ -17,9 +17,16 @@ from tilewright.loop.rewrite import loops
 from tilewright.schedule.space import Choice, Space, Value, upto
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import mcu
+from tilewright.schedule.templates.dots import BLOCK, RUN, dot_loop
 from tilewright.schedule.templates.draft import Draft, parallelize_outer, volume, weights_of
 from tilewright.schedule.templates.rows import row_reduction
-from tilewright.schedule.templates.tiles import map_tile, register_tile, spatial_tile, tiling_cycles
+from tilewright.schedule.templates.tiles import (
+    map_tile,
+    most_rows,
+    register_tile,
+    spatial_tile,
+    tiling_cycles,
+)
 from tilewright.schedule.trace import Trace
 
 
@@ -111,7 +118,8 @@ def contraction(
     reduction  loops of the sum, outermost first
     weights    (buffer, its dim along cols, its other dims in reduction order) if constant
     """
-    tiling = _default_tiling(Draft(kernel), target, rows, cols, reduction)
+    dots = dot_loop(kernel, target, _present(Draft(kernel), reduction), weights)
+    tiling = _default_tiling(Draft(kernel), target, rows, cols, reduction, dots=dots)
     return _contraction(kernel, tiling, rows, cols, reduction, weights, group)
 
 
@@ -125,6 +133,7 @@ class Tiling:
     band     0: all tiles of a panel of channels, then the next panel (the panel stays in cache); else
              all panels of a band of this many tiles along the outermost row loop (the pixels stay)
     steps    iterations of the innermost sum that are spelled out
+    dots     loop of the sum of which four iterations at a time are a dot product; empty: none
     """
 
     shape: tuple[int, ...]
@@ -132,6 +141,7 @@ class Tiling:
     lanes: int
     band: int = 0
     steps: int = 1
+    dots: str = ""
 
 
 def _default_tiling(
@@ -141,20 +151,26 @@ def _default_tiling(
     cols: str,
     reduction: Sequence[str],
     taps: int = 1,
+    dots: str = "",
 ) -> Tiling:
     """The tile with the least modelled time; `taps` reduction loops stand side by side."""
     sums = [d.extent(v) for v in reduction if d.has(v)]
-    depth = max(1, math.prod(sums) if taps == 1 else sum(sums))
+    depth = max(1, math.prod(sums) if taps == 1 else sum(sums)) // (RUN if dots else 1)
     n = d.extent(cols)
     extents = [d.extent(v) for v in rows if d.has(v)]
-    tile = register_tile(math.prod(extents), n, depth, target)
+    by_lane = bool(dots) and sums[-1] % BLOCK == 0
+    tile = register_tile(math.prod(extents), n, depth, target, by_lane=by_lane)
     shape: tuple[int, ...] = ()
     if len(extents) == 2:
-        tile = map_tile(extents, n, depth, target, tile)
+        tile = map_tile(extents, n, depth, target, tile, by_lane)
         shape = spatial_tile(extents[0], extents[1], tile.rows)
     elif extents:
         shape = (min(tile.rows, extents[0]),)
-    return Tiling(shape, tile.vectors, target.lanes(4))
+    return Tiling(shape, tile.vectors, target.lanes(4), dots=dots)
+
+
+def _present(d: Draft, names: Sequence[str]) -> list[str]:
+    return [v for v in names if d.has(v)]
 
 
 def _contraction(
@@ -187,9 +203,11 @@ def contraction_space(
 ) -> Space:
     """All tilings of a product (see `Tiling`); arguments as for `contraction`."""
     d = Draft(kernel)
-    start = _default_tiling(d, target, rows, cols, reduction)
+    dots = dot_loop(kernel, target, _present(d, reduction), weights)
+    start = _default_tiling(d, target, rows, cols, reduction, dots=dots)
     extents = [d.extent(v) for v in rows if d.has(v)]
     sums = [d.extent(v) for v in reduction if d.has(v)]
+    by_lane = bool(dots) and sums[-1] % BLOCK == 0
     n, width = d.extent(cols), target.lanes(4)
     params: dict[str, tuple[Value, ...]] = {
         f"tile{i}": upto(e, *range(1, min(target.registers, e) + 1)) for i, e in enumerate(extents)
@@ -199,7 +217,7 @@ def contraction_space(
     params["band"] = (
         upto(math.ceil(extents[0] / start.shape[0]), 0, 1, 2, 4, 8) if extents else (0,)
     )
-    params["steps"] = upto(sums[-1], 1, 2, 4, 8) if sums else (1,)
+    params["steps"] = upto(sums[-1], 1, 2, 4, 8) if sums and not dots else (1,)
     default: dict[str, Value] = {f"tile{i}": s for i, s in enumerate(start.shape)}
     default.update(vectors=start.vectors, lanes=start.lanes, band=0, steps=1)
 
@@ -207,19 +225,20 @@ def contraction_space(
 
     def tiling(choice: Choice) -> Tiling:
         shape = tuple(int(choice[f"tile{i}"]) for i in range(len(extents)))
-        return Tiling(shape, *(int(choice[k]) for k in ("vectors", "lanes", "band", "steps")))
+        sizes = (int(choice[k]) for k in ("vectors", "lanes", "band", "steps"))
+        return Tiling(shape, *sizes, dots=dots)
 
     def build(choice: Choice) -> Trace:
         t = tiling(choice)
-        if math.prod(t.shape) * t.vectors + t.vectors + 1 > max(target.registers, 4):
+        if math.prod(t.shape) > max(most_rows(t.vectors, target, by_lane), 1):
             raise ScheduleError(f"a tile of {t.shape} x {t.vectors} vectors spills")
         return _contraction(kernel, t, rows, cols, reduction, weights, group)
 
     def cost(choice: Choice) -> float:
         t = tiling(choice)
-        if math.prod(t.shape) * t.vectors + t.vectors + 1 > max(target.registers, 4):
+        if math.prod(t.shape) > max(most_rows(t.vectors, target, by_lane), 1):
             return math.inf
-        depth = max(1, math.prod(sums))
+        depth = max(1, math.prod(sums)) // (RUN if dots else 1)
         return tiling_cycles(extents, t.shape, n, t.vectors, depth, narrow[t.lanes])
 
     return Space("contraction", params, default, build, cost)
@@ -246,6 +265,9 @@ def _tile(
         buffer, along, rest = weights
         span = nr if group == 1 or n % nr == 0 else n
         dims = [[along, span, "outer"], *[[r, 0, "whole"] for r in rest], [along, span, "inner"]]
+        if tiling.dots:
+            dims[-2] = [rest[-1], RUN, "outer"]
+            dims.append([rest[-1], RUN, "inner"])
         d.do("pack", buffer, dims)
     inner: list[str] = []
     outer: list[str] = []
@@ -272,12 +294,14 @@ def _tile(
     d.do("reorder", [*head, *outer, *nest])
     d.do("stage", nest)
     if taps == 1 and sums:
-        sums = _spell_out(d, sums, tiling.steps)
-        d.do("reorder", [*sums, *nest])
+        sums, four = _runs(d, sums) if tiling.dots else (_spell_out(d, sums, tiling.steps), [])
+        d.do("reorder", [*sums, *nest, *four])
+        for v in four:
+            d.do("tensorize", v)
     else:
         for v in sums:
             d.do("reorder", [v, *nest])
-    if tiling.steps > 1:
+    if tiling.steps > 1 or (tiling.dots and d.extent(sums[-1]) <= BLOCK // RUN):
         d.do("unroll", sums[-1])
     for v in inner:
         d.do("unroll", v)
@@ -306,3 +330,16 @@ def _spell_out(d: Draft, sums: list[str], steps: int) -> list[str]:
         raise ScheduleError(f"{steps} steps do not divide the {n} of `{sums[-1]}`")
     d.do("split", sums[-1], steps, f"{sums[-1]}o", f"{sums[-1]}u")
     return [*sums[:-1], f"{sums[-1]}o", f"{sums[-1]}u"]
+
+
+def _runs(d: Draft, sums: list[str]) -> tuple[list[str], list[str]]:
+    """(loops of the sum, the one whose iterations become a dot product)."""
+    last = sums[-1]
+    outer = sums[:-1]
+    if d.extent(last) % BLOCK == 0 and d.extent(last) > BLOCK:
+        d.do("split", last, BLOCK, f"{last}o", f"{last}b")
+        outer, last = [*outer, f"{last}o"], f"{last}b"
+    if d.extent(last) == RUN:
+        return outer, [last]
+    d.do("split", last, RUN, f"{last}u", f"{last}q")
+    return [*outer, f"{last}u"], [f"{last}q"]

@@ -32,17 +32,25 @@ def _tile_cycles(rows: int, vectors: int, depth: int, target: Target) -> float:
     return depth * step + 2.0 * rows * vectors + 8.0
 
 
-def register_tile(rows: int, cols: int, depth: int, target: Target, element_bytes: int = 4) -> Tile:
-    """The tile with the least modelled time for a rows x cols x depth product.
+def most_rows(vectors: int, target: Target, by_lane: bool = False) -> int:
+    """Rows that fit the registers with accumulators, one row of B and one broadcast of A; `by_lane`: a
+    register of A for every row, of which several steps use a lane each."""
+    if by_lane:
+        return (target.registers - vectors) // (vectors + 1)
+    return (target.registers - 1 - vectors) // vectors
 
-    Accumulators, one row of B and one broadcast of A must fit the registers, so
-    rows*vectors + vectors + 1 <= registers. Remainders are charged what they cost.
+
+def register_tile(
+    rows: int, cols: int, depth: int, target: Target, element_bytes: int = 4, by_lane: bool = False
+) -> Tile:
+    """The tile with the least modelled time for a rows x cols x depth product that fits the registers
+    (see `most_rows`). Remainders are charged what they cost.
     """
     width = target.lanes(element_bytes)
     n_vectors = math.ceil(cols / width)
     best: Tile | None = None
     for vectors in range(1, min(n_vectors, 8) + 1):
-        most = (target.registers - 1 - vectors) // vectors
+        most = most_rows(vectors, target, by_lane)
         for r in range(1, min(max(most, 1), max(rows, 1)) + 1):
             cost = 0.0
             for count_r, size_r in pieces(rows, r):
@@ -75,13 +83,15 @@ def spatial_tile(height: int, width: int, rows: int) -> tuple[int, int]:
     return best
 
 
-def map_tile(extents: list[int], n: int, depth: int, target: Target, tile: Tile) -> Tile:
+def map_tile(
+    extents: list[int], n: int, depth: int, target: Target, tile: Tile, by_lane: bool = False
+) -> Tile:
     """Choose the number of vectors again for the pixels a tile of this map really has."""
     width = target.lanes(4)
     n_vectors = math.ceil(n / width)
     best, best_cost = tile, math.inf
     for vectors in range(1, min(n_vectors, 8) + 1):
-        most = (target.registers - 1 - vectors) // vectors
+        most = most_rows(vectors, target, by_lane)
         if most < 1:
             continue
         th, tw = spatial_tile(extents[0], extents[1], most)

@@ -1,0 +1,49 @@
+"""Sums of byte products in vectors, where one instruction adds four products to every lane.
+
+In: an unscheduled integer contraction and a `Target`. Out: the loop of the sum whose runs of four
+iterations become `Dot`s, if there is one.
+Invariant: a loop is only named where code generation has an instruction for what comes out of it: the
+pixel operand lies along the loop, the weights are constant and can be packed in fours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tilewright.core.index import ix
+from tilewright.loop.ir import Cast, Fma, Kernel, Load
+from tilewright.loop.rewrite import expressions
+from tilewright.schedule.target import Target
+from tilewright.schedule.templates.draft import Draft, buffers, stride
+
+#: Products that one instruction adds to a lane of 32 bits.
+RUN = 4
+#: Bytes of the pixel operand that are loaded at once where the loop is a multiple of it.
+BLOCK = 16
+#: (types of the operands, in any order) -> the name in `Target.dot` that stands for the instruction.
+_INSTRUCTIONS = {
+    frozenset({"i8"}): "sdot",
+    frozenset({"u8"}): "sdot",  # udot comes with it
+    frozenset({"i8", "u8"}): "usdot",
+}
+
+
+def dot_loop(
+    kernel: Kernel,
+    target: Target,
+    sums: Sequence[str],
+    weights: tuple[str, int, Sequence[int]] | None,
+) -> str:
+    """The innermost loop of `sums` if its runs of four are dot products, else an empty string."""
+    if weights is None or not sums or target.family != "simd":
+        return ""
+    var = sums[-1]
+    for e in expressions(kernel.body):
+        match e:
+            case Fma(Cast(Load() as a, _), Cast(Load() as b, _), _) if b.buffer == weights[0]:
+                name = _INSTRUCTIONS.get(frozenset({a.dtype.name, b.dtype.name}))
+                along = stride(buffers(kernel)[a.buffer], a.index, var)
+                last = b.index[weights[2][-1]] if weights[2] else None
+                fits = name in target.dot and along == 1 and Draft(kernel).extent(var) % RUN == 0
+                return var if fits and last == ix(var) else ""
+    return ""
