@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from tilewright.errors import TilewrightError
+from tilewright.schedule.target import load_target
 from tilewright.schedule.trace import step
+from tilewright.tune.identity import target_hash
 from tilewright.tune.records import Record, append, log_file, parse, read
+from tilewright.tune.ship import ship
 
 RECORD = Record(
     kind="winner", kernel="0123456789abcdef", target="fedcba9876543210", operator="conv2d",
@@ -85,3 +88,17 @@ def test_any_bytes(tmp_path: Path) -> None:
     for line in (b"[" * 100_000, b"NaN", b'{"v":1,"seconds":Infinity}', b"\0" * 10):
         with pytest.raises(TilewrightError):
             parse(line)
+
+
+def test_shipped_logs_hold_the_last_word_only(tmp_path: Path) -> None:
+    target = target_hash(load_target("x86-64-v4"))
+    winner = replace(RECORD, target=target)
+    source, destination = tmp_path / "a", tmp_path / "b"
+    for r in (replace(winner, kind="trial"), winner, replace(winner, verdict="retracted")):
+        append(source, "x86-64-v4", r)
+    append(source, "x86-64-v4", replace(winner, target="0" * 16, kernel="0" * 16))
+    assert ship(source, destination, "x86-64-v4") == 1
+    assert [r.verdict for r in read(destination, "x86-64-v4")] == ["retracted"]
+    before = log_file(destination, "x86-64-v4", "conv2d").read_bytes()
+    assert ship(source, destination, "x86-64-v4") == 1
+    assert log_file(destination, "x86-64-v4", "conv2d").read_bytes() == before
