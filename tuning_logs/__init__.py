@@ -1,1 +1,1 @@
-"""Tuned schedules that ship: <target>/<kernel>.jsonl (empty until the autotuner lands)."""
+"""Tuned schedules that ship: `<target>/<operator>.jsonl` (see docs/tuning.md)."""
