@@ -256,10 +256,10 @@ def _sum(q: IntegerForm) -> bool:
     if a is None or b is None:
         return False
     ratios = [s.step / q.scale.step for _, s in (a, b)]
+    if not 0 < max(ratios) < 1 << 13:
+        return False
     # the sum of two products of 9-bit numbers, and its rounding, must fit 31 bits
     bits = min(floor(log2((1 << 21) / max(ratios))), 24)
-    if bits < 8:
-        return False
     factors = [round(r * 2**bits) for r in ratios]
     if q.node.op == "sub":
         factors[1] = -factors[1]

@@ -120,6 +120,16 @@ INTEGER: dict[str, tuple[str, list[Given], dict[str, Any], str, set[str]]] = {
         "",
         set(),
     ),
+    "conv of one dim": (
+        "QLinearConv",
+        [
+            *[_bytes("int8", 1, 6, 9), s(0.1), i8(-7), _bytes("int8", 4, 6, 3), per_channel],
+            *[np.zeros(4, np.int8), s(0.4), i8(11), bias4],
+        ],
+        {"pads": [1, 1]},
+        "",
+        set(),
+    ),
     "depthwise": (
         "QLinearConv",
         [x4, s(0.1), i8(-7), _bytes("int8", 6, 1, 3, 3), s(0.02), i8(0), s(0.4), i8(11)],

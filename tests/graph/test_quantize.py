@@ -252,3 +252,24 @@ def test_mlperf_tiny_is_integers_up_to_the_softmax(model: Path) -> None:
     assert ops(optimize(done)) == ops(done)
     assert floats(done) <= {"dequantize", "softmax"}
     assert {done.types[v].dtype.name for v in (*done.inputs, *done.outputs)} == {"i8"}
+
+
+@pytest.mark.parametrize("step", [1e-38, 1e-20, 1e20, 3e38])
+@pytest.mark.parametrize("op", ["add", "mul", "matmul", "reduce_mean", "transpose", "concat"])
+def test_absurd_scales_do_no_harm(op: str, step: float) -> None:
+    b = Builder()
+    x = b.real(b.bytes(4, 4), step)
+    attrs: dict[str, dict[str, Any]] = {
+        "reduce_mean": {"axes": (1,), "keepdims": True}, "transpose": {"perm": (1, 0)},
+        "concat": {"axis": 0},
+    }  # fmt: skip
+    one = [b.weights(4, 4)] if op == "matmul" else [b.real(b.bytes(4, 4), 0.1)]
+    inputs = [x, *(one if op not in ("reduce_mean", "transpose") else [])]
+    y = b.op(op, *inputs, **attrs.get(op, {}))
+    b.check(b.quantised(y, 0.1))
+
+
+def test_weights_without_steps_stay_in_floats() -> None:
+    b = Builder()
+    y = b.op("matmul", b.real(b.bytes(4, 4), 0.1), b.weights(4, 4, step=0.0))
+    assert "matmul" in floats(b.check(b.quantised(y, 0.1)))

@@ -49,7 +49,7 @@ class IntegerForm(Protocol):
         ...
 
     def integers(self, value: str) -> tuple[str, Scale] | None:
-        """The bytes that a float value stands for, if they have one scale."""
+        """The bytes that a float value stands for, if they have one scale, through views."""
         ...
 
     def weights(self, value: str, channel: int) -> tuple[Array, Array] | None:
@@ -114,9 +114,11 @@ def contraction(q: IntegerForm, channel: int) -> bool:
         return False
     others = tuple(d for d in range(w.ndim) if d != channel % w.ndim)
     wide = w.astype(np.int64)
+    if w.size == 0:
+        return False
     bias = np.rint(real.reshape(-1) / (scale.step * steps)) - scale.zero * wide.sum(axis=others)
     largest = np.abs(wide).sum(axis=others) * 255 + np.abs(bias)
-    if largest.max() >= 1 << 31:
+    if not largest.max(initial=0) < 1 << 31:
         return False
     attrs: Attrs = node.attrs if flat else {**node.attrs, "pad_value": scale.zero}
     constants = (q.constant("weights", w), q.constant("bias", bias.astype(np.int32)))

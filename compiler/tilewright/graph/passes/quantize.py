@@ -116,8 +116,13 @@ class _Form:
 
     def integers(self, value: str) -> tuple[str, Scale] | None:
         node = self.made.get(value)
-        scale = _scale(self.g, node) if node is not None and node.op == "dequantize" else None
-        if node is None or scale is None or scale.dtype not in (I8, U8):
+        if node is None:
+            return None
+        if operator(node.op).trait == "view":
+            inner = self.integers(node.inputs[0])
+            return (self.make(node.op, (inner[0],), node.attrs), inner[1]) if inner else None
+        scale = _scale(self.g, node) if node.op == "dequantize" else None
+        if scale is None or scale.dtype not in (I8, U8):
             return None
         return node.inputs[0], scale
 
@@ -128,7 +133,8 @@ class _Form:
         values, steps, zeros = found
         centred = values.astype(np.int64) - zeros
         rows = np.moveaxis(steps, channel, 0).reshape(steps.shape[channel], -1)
-        if values.dtype.itemsize > 1 or (rows != rows[:, :1]).any():
+        sound = np.isfinite(rows).all() and (rows > 0).all() and (rows == rows[:, :1]).all()
+        if values.dtype.itemsize > 1 or not sound:
             return None
         for kind in (np.int8, np.uint8, np.int16):
             if np.array_equal(centred, centred.astype(kind)):
@@ -217,9 +223,10 @@ class _Form:
         """Operands and attributes of `requantize`; None if the factors are too large for 32 bits."""
         assert self.g.types[total].dtype is I32
         shift = 0
-        while shift < 31 and factors.max() * 2.0 ** (32 - shift) >= (1 << 31) - 1:
+        while shift < 30 and factors.max(initial=0) * 2.0 ** (32 - shift) >= (1 << 31) - 1:
             shift += 1
-        if largest << shift >= 1 << 31:
+        fits = factors.size > 0 and factors.max() * 2.0 ** (32 - shift) < (1 << 31) - 1
+        if not fits or largest << shift >= 1 << 31:
             return None
         multiplier = np.rint(factors * 2.0 ** (32 - shift)).astype(np.int32)
         attrs: Attrs = {
