@@ -18,7 +18,7 @@ from tilewright.schedule.templates.draft import Draft, buffers, stride
 from tilewright.schedule.trace import Trace
 
 #: Steps of the sum that are spelled out, as dot products or one by one: more cost flash and save little.
-MAX_DOTS, MAX_STEPS = 16, 32
+MAX_DOTS, MAX_STEPS = 16, 16
 #: Outputs of a block that share an operand: pixels of a depthwise convolution, channels of a phase.
 PIXELS = 4
 
@@ -88,8 +88,8 @@ def depthwise(kernel: Kernel, target: Target) -> Trace:
     """One channel at a time, a few pixels of a row at once so that they share the weights."""
     d = Draft(kernel)
     taps = [v for v in ("kh", "kw") if d.has(v)]
-    order = [v for v in ("n", "c", "oh") if d.has(v)]
-    rest = [v for v in loops(kernel.body) if v not in {*order, *taps, "ow"}]
+    order = [v for v in ("n", "oh") if d.has(v)]
+    rest = [v for v in loops(kernel.body) if v not in {*order, *taps, "ow", "c"}]
     inner: list[str] = []
     if d.has("ow"):
         size = _even_divisor(d.extent("ow"), PIXELS + 2)
@@ -101,6 +101,7 @@ def depthwise(kernel: Kernel, target: Target) -> Trace:
             inner = ["ow"]
         else:
             order.append("ow")
+    order += [v for v in ("c",) if d.has(v)]
     d.do("reorder", [*rest, *order, *inner])
     if inner:
         d.do("stage", inner)
