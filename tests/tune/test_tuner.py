@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -226,3 +227,31 @@ def test_tuned_model_computes_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("TILEWRIGHT_LOGS", str(tmp_path))
     tuned = tilewright.compile(graph, HOST)
     np.testing.assert_allclose(tuned(x)[0], want, rtol=1e-5, atol=1e-6)
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tilewright import cli
+
+    model = Path(__file__).parents[1] / "data" / "mlperftiny_autoencoder_ad_fp32_randw.onnx"
+    with pytest.raises(SystemExit) as end:
+        cli.main(["tune", str(model), "--minutes", "0.05", "--logs", str(tmp_path)])
+    assert not end.value.code
+    said = capsys.readouterr()
+    assert "trials" in said.out and "median ratio" in said.out
+    assert "search: " in said.err
+    assert logged(tmp_path)
+
+
+def test_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tilewright import cli
+
+    for arguments, code, message in (
+        (["--resource", "BOARD"], 2, "--dask"),
+        (["--dask", "tcp://127.0.0.1:1"], 1, "no Dask scheduler answers|Dask is not installed"),
+        (["--target", "cortex-a76", "--device", "local"], 1, "cannot run on this machine"),
+    ):
+        model = Path(__file__).parents[1] / "data" / "mlperftiny_autoencoder_ad_fp32_randw.onnx"
+        with pytest.raises(SystemExit) as end:
+            cli.main(["tune", str(model), "--logs", str(tmp_path), *arguments])
+        assert end.value.code == code
+        assert re.search(message, " ".join(capsys.readouterr().err.split()))

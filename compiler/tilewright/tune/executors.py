@@ -26,7 +26,7 @@ def dask_executor(address: str, resource: str = "") -> tuple[Executor, int, Call
         raise ToolchainError("Dask is not installed: pip install 'tilewright[dask]'")
     distributed: Any = importlib.import_module("distributed")
     try:
-        client = distributed.Client(address, timeout="10s", set_as_default=False)
+        client = distributed.Client(address, timeout="5s", set_as_default=False)
     except (OSError, ValueError, TimeoutError) as err:
         raise ToolchainError(f"no Dask scheduler answers at {address}: {err}") from None
     executor, slots = client_executor(client, resource)

@@ -204,6 +204,10 @@ class Tuner:
             if task.winner is not None and task.winner.verdict in ("faster", "retracted"):
                 task.best = None  # it was confirmed, or lost inside the model
             self.state.tasks.append(task)
+        if not self.state.tasks:
+            self.state.notes.append(
+                f"no kernel of this model has a schedule space for {self.target.name}: nothing to tune"
+            )
 
     def _trials(self) -> dict[str, list[Record]]:
         """Trials of the log by kernel; all of them teach the cost models."""
