@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tilewright.errors import TargetError
@@ -167,5 +168,17 @@ def _record(kind: type[T], what: str, table: Any) -> T:
 
 @cache
 def load_target(name: str) -> Target:
-    """The target called `name`; raises `TargetError` for an unknown name (`host` is not one here)."""
-    return target_from_table(name, _table(name))
+    """The target called `name`, or the one in the file that `name` is (`devices/camera.toml`).
+
+    Raises `TargetError` for an unknown name (`host` is not one here), or a file that is no target.
+    """
+    if not name.endswith(".toml"):
+        return target_from_table(name, _table(name))
+    path = Path(name)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise TargetError(f"{name} cannot be read: {err.strerror or err}") from None
+    except ValueError as err:
+        raise TargetError(f"{name} is not TOML: {err}") from None
+    return target_from_table(path.stem, table)
