@@ -132,27 +132,36 @@ def _weights(program: Program) -> list[int]:
 
 def require_fit(need: Footprint, flash: int, ram: int, stack: int) -> None:
     """Raise `TargetError` with the numbers if `need` exceeds the bytes of flash, RAM or stack."""
+    for reason, advice in shortages(need, flash, ram, stack):
+        raise TargetError(f"{reason}; {advice}")
+
+
+def shortages(need: Footprint, flash: int, ram: int, stack: int) -> list[tuple[str, str]]:
+    """What `need` has too little of, with the numbers, and what to do about it."""
+    found: list[tuple[str, str]] = []
     if need.flash > flash:
         large = max(need.steps, key=lambda s: s.weights + s.code, default=None)
-        raise TargetError(
+        reason = (
             f"{need.name} needs {need.flash} bytes of flash and {flash} are available on {need.target}: "
-            f"code {need.code}, weights {need.weights}{_largest(large, 'weights')}; quantise the model "
-            "to int8, or name a part with more with --flash"
+            f"code {need.code}, weights {need.weights}{_largest(large, 'weights')}"
         )
-    peak = need.peak()
+        found.append((reason, "quantise the model to int8, or name a part with more with --flash"))
     if need.stack > stack:
         deep = max(need.steps, key=lambda s: s.stack, default=None)
-        raise TargetError(
+        reason = (
             f"{need.name} needs {need.stack} bytes of stack and {stack} are allowed on {need.target}"
-            f"{_largest(deep, 'stack')}; raise stack_bytes in the target's [board]"
+            f"{_largest(deep, 'stack')}"
         )
+        found.append((reason, "raise stack_bytes in the target's [board]"))
     if need.ram > ram:
-        raise TargetError(
+        reason = (
             f"{need.name} needs {need.ram} bytes of RAM and {ram} are available on {need.target}: arena "
             f"{need.arena}, inputs {need.inputs}, outputs {need.outputs}, stack {need.stack}"
-            f"{_largest(peak, 'arena')}; take a smaller input (--shape), quantise the model to int8, or "
-            "name a part with more with --ram"
+            f"{_largest(need.peak(), 'arena')}"
         )
+        advice = "take a smaller input (--shape), quantise the model to int8, or name a part with more with --ram"
+        found.append((reason, advice))
+    return found
 
 
 def _largest(step: StepNeed | None, what: str) -> str:

@@ -7,7 +7,7 @@ Each stage can be dumped as text with `dump`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,38 @@ def build(
     """
     machine = resolve_target(target)
     known = library if library is not None else load_library(machine)
+    graph = _imported(source, shapes, progress, notify, dump)
+    place, groups = _grouped(graph, variants or known.way, progress, dump)
+    return _Assembler(name or graph.name, machine, place, groups, known, progress, dump).run(graph)
+
+
+def survey(
+    source: Source, target: str | Target = "host", shapes: Mapping[str, Sequence[int]] | None = None
+) -> tuple[Program | None, list[Failure]]:
+    """Like `build`, but goes on after a kernel that cannot be made: the program, or every failure.
+
+    What concerns the model as a whole (a broken file, an unsupported node) is raised as by `build`.
+    """
+    machine = resolve_target(target)
+    known = load_library(machine)
+    graph = _imported(source, shapes)
+    place, groups = _grouped(graph, known.way)
+    assembler = _Assembler(
+        graph.name, machine, place, groups, known, lambda stage, done: None, None
+    )
+    failures: list[Failure] = []
+    assembler.failures = failures
+    program = assembler.run(graph)
+    return (None if failures else program), failures
+
+
+def _imported(
+    source: Source,
+    shapes: Mapping[str, Sequence[int]] | None,
+    progress: Progress = lambda stage, fraction: None,
+    notify: Callable[[str], None] = lambda message: None,
+    dump: Path | None = None,
+) -> Graph:
     progress("import", 0.0)
     if isinstance(source, Graph):
         graph = source
@@ -81,16 +113,35 @@ def build(
         graph = load_onnx(source, shapes, notify)
     verify_graph(graph)
     _dump(dump, "1_imported.graph", lambda: graph_text(graph))
+    return graph
+
+
+def _grouped(
+    graph: Graph,
+    variants: Chooser,
+    progress: Progress = lambda stage, fraction: None,
+    dump: Path | None = None,
+) -> tuple[Placement, list[Group]]:
+    """The optimised graph with memory orders, and what becomes one kernel each."""
     progress("optimise", 0.0)
     optimised = optimize(graph)
-    optimised = choose_variants(optimised, variants or known.way)
+    optimised = choose_variants(optimised, variants)
     verify_graph(optimised)
     _dump(dump, "2_optimised.graph", lambda: graph_text(optimised))
     progress("layout", 0.0)
     place = assign_layouts(optimised)
     groups = fuse(place)
     _dump(dump, "3_groups.txt", lambda: _groups_text(place, groups))
-    return _Assembler(name or graph.name, machine, place, groups, known, progress, dump).run(graph)
+    return place, groups
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A kernel that cannot be made for the target: the nodes it computes, their operators, the reason."""
+
+    nodes: tuple[str, ...]
+    operators: tuple[str, ...]
+    reason: str
 
 
 class _Assembler:
@@ -121,6 +172,8 @@ class _Assembler:
         self.weights = bytearray()
         self.weight_at: dict[tuple[str, str], int] = {}
         self.weight_by_bytes: dict[bytes, int] = {}
+        self.failures: list[Failure] | None = None
+        """Where failures are noted; None: the first one is raised."""
 
     def run(self, imported: Graph) -> Program:
         work: list[tuple[Lowered, Kernel, Group | None, str]] = []
@@ -133,8 +186,14 @@ class _Assembler:
                 border = lower_fill(self.place, root)
                 if border is not None:
                     work.append((border, self.scheduled(border, None), None, root))
-            lowered = lower_group(self.place, group)
-            work.append((lowered, self.scheduled(lowered, group), group, root))
+            try:
+                lowered = lower_group(self.place, group)
+                work.append((lowered, self.scheduled(lowered, group), group, root))
+            except TilewrightError as err:
+                if self.failures is None:
+                    raise
+                nodes, ops = (tuple(n.name for n in group.nodes), tuple(n.op for n in group.nodes))
+                self.failures.append(Failure(nodes, ops, str(err)))
         plan = self.memory([[a.value for a in w[0].arguments] for w in work])
         places = self.root_places(plan)
         steps = tuple(self.step(*w, places) for w in work)

@@ -70,6 +70,8 @@ class Importer:
         self.guess = guess
         self.builder = Builder(Graph(name, [], []), folder)
         self.problems: list[Problem] = []
+        self.unchecked: list[tuple[str, str]] = []
+        """Nodes (name, operator) whose inputs are unknown because of a problem before them."""
         self.count = 0
         self.functions = functions_of(model)
 
@@ -111,7 +113,11 @@ class Importer:
         for t in g.initializer:
             if not t.name or t.name in names:
                 raise ModelError(f"initializer `{t.name}` is defined twice: the file is damaged")
-            array = read_tensor(t, self.builder.folder, f"initializer `{t.name}`")
+            try:
+                array = read_tensor(t, self.builder.folder, f"initializer `{t.name}`")
+            except ModelError as err:  # its readers cannot be checked, everything else can
+                self.problems.append(Problem(str(t.name), "", str(err), "", broken=True))
+                continue
             names[str(t.name)] = self.builder.graph.add_constant(f"{prefix}{t.name}", array)
         return names
 
@@ -229,6 +235,10 @@ class Importer:
         found = None if function is not None else self.unknown(n, name)
         if found is not None:
             self.problems.append(found)
+        else:
+            self.unchecked.append((name, _shown(n)))
+        for inner in function.node if function is not None else ():
+            self.unreadable(inner, f"{name}/{node_name(inner)}", missing)
         for g in subgraphs(n):
             for inner in g.node:
                 self.unreadable(inner, f"{name}/{node_name(inner)}", missing)

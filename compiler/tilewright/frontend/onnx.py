@@ -9,7 +9,9 @@ constants alone is folded at once, so shape arithmetic never reaches the graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 import onnx
 import onnx.shape_inference
@@ -22,7 +24,16 @@ from tilewright.frontend.reading import Source, folder_of, name_of, read_model
 from tilewright.frontend.tensors import element_type
 from tilewright.graph.ir import Graph, TensorType
 
-__all__ = ["Problem", "Source", "check_onnx", "load_onnx"]
+__all__ = ["Findings", "Problem", "Source", "check_onnx", "examine_onnx", "load_onnx"]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What an import came upon. `unchecked`: nodes (name, operator) that are known operators, but whose
+    inputs have no known type because of a problem before them."""
+
+    problems: Sequence[Problem]
+    unchecked: Sequence[tuple[str, str]] = ()
 
 
 def load_onnx(
@@ -43,24 +54,30 @@ def load_onnx(
 
 
 def check_onnx(source: Source, shapes: Shapes | None = None) -> list[Problem]:
-    """Everything that keeps the model from compiling, all at once.
+    """Everything in the file that keeps the model from compiling, all at once."""
+    return list(examine_onnx(source, shapes).problems)
 
-    Types behind a node that cannot be imported are those that ONNX's own shape inference finds.
+
+def examine_onnx(source: Source, shapes: Shapes | None = None) -> Findings:
+    """Like `check_onnx`, with the nodes that could not be checked.
+
+    Types behind a node that cannot be imported are those that the file states or that ONNX's own shape
+    inference finds. Raises nothing.
     """
     try:
         model = read_model(source)
         plain = Importer(model, folder_of(source), name_of(source), shapes or {}, lambda m: None)
         plain.run()
         if not plain.problems:
-            return []
+            return Findings([])
         types = _inferred_types(model, shapes or {})
         again = Importer(
             model, folder_of(source), name_of(source), shapes or {}, lambda m: None, types.get
         )
         again.run()
-        return again.problems
+        return Findings(again.problems, again.unchecked)
     except TilewrightError as err:
-        return [Problem("model", "", str(err), "", broken=True)]
+        return Findings([Problem("model", "", str(err), "", broken=True)])
 
 
 # ---------------------------------------------------------------- types behind a problem
@@ -77,10 +94,9 @@ def _inferred_types(model: onnx.ModelProto, shapes: Shapes) -> Mapping[str, Tens
         del info.type.tensor_type.shape.dim[:]
         for n in types[info.name].shape:
             info.type.tensor_type.shape.dim.add().dim_value = n
-    try:
+    # where inference fails, what the file itself says about inner values still holds
+    with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         fixed = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return {}
     out: dict[str, TensorType] = {}
     for info in (*fixed.graph.value_info, *fixed.graph.output):
         t = info.type.tensor_type
