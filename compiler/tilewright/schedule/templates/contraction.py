@@ -225,8 +225,10 @@ def contraction_space(
 
     def tiling(choice: Choice) -> Tiling:
         shape = tuple(int(choice[f"tile{i}"]) for i in range(len(extents)))
-        sizes = (int(choice[k]) for k in ("vectors", "lanes", "band", "steps"))
-        return Tiling(shape, *sizes, dots=dots)
+        vectors, lanes, band, steps = (
+            int(choice[k]) for k in ("vectors", "lanes", "band", "steps")
+        )
+        return Tiling(shape, vectors, lanes, band, steps, dots)
 
     def build(choice: Choice) -> Trace:
         t = tiling(choice)
