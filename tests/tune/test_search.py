@@ -14,6 +14,7 @@ from tilewright.tune import model as module
 from tilewright.tune.allocate import Progress, pick
 from tilewright.tune.model import MIN_TRIALS, CostModel
 from tilewright.tune.search import Search, key_of
+from tilewright.tune.verdicts import calm_ratio, verdict_of
 
 
 def toy() -> Space:
@@ -119,3 +120,16 @@ def test_hope_fades_and_the_roof_is_known() -> None:
     for best in (2e-4, 1.6e-4, 1.2e-4):
         improving.note(2e-4, best)
     assert improving.expected_gain() > p.expected_gain()
+
+
+def test_disturbed_rounds_do_not_count() -> None:
+    rng = random.Random(0)
+    base = [1e-3 * (1 + 0.02 * rng.random()) for _ in range(40)]
+    mine = [0.9 * t for t in base]
+    for i in range(0, 40, 2):  # something else ran during every other turn of the default
+        base[i] *= 3
+    ratio, error = calm_ratio(mine, base)
+    assert ratio == pytest.approx(0.9, rel=0.02) and error < 0.01
+    assert verdict_of(ratio, error) == "faster"
+    assert verdict_of(0.995, 0.001) == "same" and verdict_of(0.95, 0.05) == "same"
+    assert calm_ratio([1.0, 5.0], [2.0, 9.0]) == (0.5, 0.05)

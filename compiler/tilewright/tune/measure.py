@@ -31,13 +31,11 @@ from tilewright.tune.admit import admit, finish
 from tilewright.tune.data import Array, aligned, departure, make_data, memory
 from tilewright.tune.estimate import estimate
 from tilewright.tune.identity import extents, kernel_hash, volume
-from tilewright.tune.verdicts import Outcome, one_line, verdict_of
+from tilewright.tune.verdicts import Outcome, calm_ratio, one_line, verdict_of
 
 #: A candidate this much slower after the first rounds is not timed any further.
 HOPELESS = 1.15
 FIRST_ROUNDS = 3
-#: A turn that takes this many times the least one was disturbed by something else.
-DISTURBED = 1.2
 #: A turn lasts at least this long (seconds), so that the clock does not matter.
 TURN = 2e-4
 #: Kernels that take longer find their data outside the inner caches in a real model.
@@ -160,20 +158,11 @@ def _timed(bench: _Bench, running: dict[int, _Code], rounds: int) -> dict[int, O
 
 
 def _judged(mine: Sequence[float], base: Sequence[float]) -> Outcome:
-    """The median ratio over the rounds in which nothing else took the machine away."""
-    a, b = np.asarray(mine), np.asarray(base)
-    calm = (a <= DISTURBED * a.min()) & (b <= DISTURBED * b.min())
-    if calm.sum() >= FIRST_ROUNDS:
-        ratios = a[calm] / b[calm]
-        ratio = float(np.median(ratios))
-        spread = 1.4826 * float(np.median(np.abs(ratios - ratio)))
-        error = 1.2533 * spread / math.sqrt(len(ratios))
-    else:
-        ratio, error = float(a.min() / b.min()), 0.05
+    ratio, error = calm_ratio(mine, base)
     verdict = verdict_of(ratio, error)
     if verdict == "faster" and min(mine) >= min(base):
         verdict = "same"
-    return Outcome(verdict, min(mine), min(base), ratio, error, len(a))
+    return Outcome(verdict, min(mine), min(base), ratio, error, len(mine))
 
 
 # ---------------------------------------------------------------- running kernels

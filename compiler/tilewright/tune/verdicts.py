@@ -5,12 +5,18 @@ In: times of a candidate and of the default. Out: verdicts, as the log keeps the
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from tilewright.tune.records import Source, Verdict
 
 #: Faster or slower by less than this is called the same.
 MARGIN = 0.01
+#: A turn that takes this many times the least one was disturbed by something else.
+DISTURBED = 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,19 @@ def verdict_of(ratio: float, error: float) -> Verdict:
     if ratio + 2 * error < 1 - MARGIN:
         return "faster"
     return "slower" if ratio - 2 * error > 1 + MARGIN else "same"
+
+
+def calm_ratio(mine: Sequence[float], base: Sequence[float]) -> tuple[float, float]:
+    """Median of mine / base over the rounds in which nothing else took the machine away, and its
+    standard error; the ratio of the least times where there were hardly any."""
+    a, b = np.asarray(mine), np.asarray(base)
+    calm = (a <= DISTURBED * a.min()) & (b <= DISTURBED * b.min())
+    if calm.sum() < 3:
+        return float(a.min() / b.min()), 0.05
+    ratios = a[calm] / b[calm]
+    ratio = float(np.median(ratios))
+    spread = 1.4826 * float(np.median(np.abs(ratios - ratio)))
+    return ratio, 1.2533 * spread / math.sqrt(len(ratios))
 
 
 def one_line(err: Exception | str) -> str:

@@ -24,6 +24,7 @@ from tilewright.session import Session
 from tilewright.tune.identity import node_extents, node_hash
 from tilewright.tune.library import Library, node_choice
 from tilewright.tune.records import Record
+from tilewright.tune.verdicts import calm_ratio
 
 #: Another way to compute may differ from the operator's own by this share of the largest magnitude.
 TOLERANCE = 1e-3
@@ -210,7 +211,7 @@ def compare(
     for _ in range(max(8, min(100, int(0.5 * seconds / (2 * (repeat + 1) * once))))):
         turns_a.append(_timed(a, repeat))
         turns_b.append(_timed(b, repeat))
-    ratio = float(np.median(np.asarray(turns_a) / np.asarray(turns_b)))
+    ratio, _ = calm_ratio(turns_a, turns_b)
     return Comparison(
         min(turns_a), min(turns_b), float(np.median(turns_a)), float(np.median(turns_b)),
         ratio, steps, tuple(losers), error,
