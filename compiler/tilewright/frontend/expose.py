@@ -1,18 +1,23 @@
 """Make inner values of an ONNX model visible, for comparison with another runtime.
 
 In: a model file and value names. Out: the same model, serialised, with those values as outputs.
-Invariant: nothing is computed differently; names the model does not define are left out.
+Invariant: nothing is computed differently; names the model does not define are left out; the file is
+read as it is for compiling, so other runtimes are only given what passed our own reader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
+from google.protobuf.message import Message
 
 from tilewright.errors import ModelError
+from tilewright.frontend.reading import folder_of, read_model
+from tilewright.frontend.tensors import read_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +30,29 @@ class Exposed:
 
 
 def read_proto(source: Path | bytes) -> onnx.ModelProto:
-    """The model as other tools take it, external data included."""
-    return onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(str(source))
+    """The model as other tools take it, external data included; `ModelError` if it is broken, or wants
+    data from outside its folder."""
+    model = read_model(source)
+    folder = folder_of(source)
+    for t in _tensors([model]):
+        if t.data_location == onnx.TensorProto.EXTERNAL:
+            array = read_tensor(t, folder, f"tensor `{t.name}`")
+            del t.external_data[:]
+            t.data_location = onnx.TensorProto.DEFAULT
+            t.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return model
+
+
+def _tensors(todo: list[Any]) -> Iterator[onnx.TensorProto]:
+    """All tensors in messages, whatever they are nested in."""
+    while todo:
+        m = todo.pop()
+        if isinstance(m, onnx.TensorProto):
+            yield m
+            continue
+        for field, value in m.ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                todo += [value] if isinstance(value, Message) else value
 
 
 def expose(source: Path | bytes, names: Collection[str]) -> Exposed:

@@ -22,7 +22,7 @@ from tilewright.frontend.node import Builder, ForeignNode, Scope
 from tilewright.frontend.order import in_order, node_name, subgraphs
 from tilewright.frontend.qoperator import QOPERATORS
 from tilewright.frontend.reading import functions_of
-from tilewright.frontend.schema import check_node
+from tilewright.frontend.schema import MICROSOFT, check_node
 from tilewright.frontend.structural import REFUSED, STRUCTURAL
 from tilewright.frontend.tensors import read_tensor
 from tilewright.graph.ir import Graph, Node, TensorType
@@ -185,7 +185,7 @@ class Importer:
             return nested.call(self, function, n, name, scope)
         check_node(n, scope.opset)
         view = ForeignNode(self.builder, n, name, scope)
-        if n.op_type == "If":
+        if n.op_type == "If" and n.domain in ("", "ai.onnx"):
             return nested.branch(self, view)
         problem = self.unknown(n, name)
         if problem is not None:
@@ -218,6 +218,8 @@ class Importer:
         if n.op_type in REFUSED and n.domain in _DOMAINS:
             return Problem(name, _shown(n), REFUSED[n.op_type], "")
         known = n.op_type in {*STRUCTURAL, *QOPERATORS, *onnx_importers(), "If"}
+        if n.domain == "com.microsoft":  # the same name need not mean the same there
+            known = n.op_type in MICROSOFT
         if known and n.domain in _DOMAINS:
             return None
         hint = "replace it in the model, or add an operator file (docs/operators.md)"

@@ -1,11 +1,15 @@
-"""Whether a node is what the ONNX standard says: its inputs, and the types of its attributes.
+"""Whether a node is what its standard says: its inputs, and the types of its attributes.
 
 In: a NodeProto and the opset. Out: nothing, or a `ModelError` that names the node.
 Invariant: what passes has every required input and attribute, and attributes of the right type, so an
-importer need not look.
+importer need not look. The standard is ONNX's, or (for what ONNX Runtime's optimiser and quantiser leave
+behind) the table `MICROSOFT`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import onnx
 import onnx.defs
@@ -16,11 +20,50 @@ from tilewright.frontend.order import node_name
 _KINDS = onnx.AttributeProto.AttributeType
 
 
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Inputs (`optional`: positions that may be empty) and attributes (name -> kind, all optional)."""
+
+    least: int
+    most: int
+    attributes: Mapping[str, str] = field(default_factory=dict[str, str])
+    optional: frozenset[int] = frozenset()
+
+
+_WINDOW = {
+    "auto_pad": "STRING", "channels_last": "INT", "kernel_shape": "INTS", "pads": "INTS", "strides": "INTS",
+}  # fmt: skip
+_ZEROS = frozenset({2, 4})  # zero points of (x, scale, zero?, scale, zero?)
+_BINARY = Signature(7, 8, {}, frozenset({2, 5, 7}))
+
+#: Operators of com.microsoft that are imported, as ONNX Runtime's ContribOperators.md describes them.
+MICROSOFT: Mapping[str, Signature] = {
+    "Gelu": Signature(1, 1),
+    "QuantizeLinear": Signature(2, 3, {"axis": "INT"}, frozenset({2})),
+    "DequantizeLinear": Signature(2, 3, {"axis": "INT"}, frozenset({2})),
+    "QLinearConv": Signature(8, 9, {**_WINDOW, "dilations": "INTS", "group": "INT"}, frozenset({8})),
+    "QGemm": Signature(6, 9, {"alpha": "FLOAT", "transA": "INT", "transB": "INT"}, frozenset({6, 7, 8})),
+    "QLinearAdd": _BINARY,
+    "QLinearMul": _BINARY,
+    "QLinearAveragePool": Signature(
+        4, 5, {**_WINDOW, "ceil_mode": "INT", "count_include_pad": "INT"}, _ZEROS
+    ),
+    "QLinearGlobalAveragePool": Signature(5, 5, {"channels_last": "INT"}),
+    "QLinearSigmoid": Signature(4, 5, {}, _ZEROS),
+    "QLinearLeakyRelu": Signature(4, 5, {"alpha": "FLOAT"}, _ZEROS),
+    "QLinearSoftmax": Signature(5, 5, {"axis": "INT", "opset": "INT"}, _ZEROS),
+    "QLinearConcat": Signature(5, 1 << 20, {"axis": "INT"}),
+    "QLinearWhere": Signature(9, 9),
+}  # fmt: skip
+
+
 def check_node(n: onnx.NodeProto, opset: int) -> None:
     """Raise `ModelError` for a wrong number of inputs, or a missing, unknown or mistyped attribute.
 
-    Operators that the standard does not have (other domains) are not checked.
+    Operators of domains other than ONNX's and com.microsoft, and unknown ones, are not checked.
     """
+    if n.domain == "com.microsoft" and n.op_type in MICROSOFT:
+        _check_microsoft(n, MICROSOFT[n.op_type])
     if n.domain not in ("", "ai.onnx") or not onnx.defs.has(n.op_type):
         return
     try:
@@ -47,6 +90,29 @@ def check_node(n: onnx.NodeProto, opset: int) -> None:
     for name, declared in schema.attributes.items():
         if declared.required and name not in given:
             raise ModelError(f"{where}: the attribute `{name}` is missing: repair the model")
+
+
+def _check_microsoft(n: onnx.NodeProto, known: Signature) -> None:
+    where = f"node `{node_name(n)}` ({n.domain}::{n.op_type})"
+    if not known.least <= len(n.input) <= known.most:
+        wanted = str(known.least) if known.least == known.most else f"{known.least} to {known.most}"
+        raise ModelError(f"{where} has {len(n.input)} inputs, it takes {wanted}: repair the model")
+    for i, value in enumerate(n.input):
+        if not value and i not in known.optional:
+            raise ModelError(f"{where}: input {i} is missing: repair the model")
+    for a in n.attribute:
+        kind, want = _KINDS.Name(a.type), known.attributes.get(a.name)
+        if want is None:
+            raise ModelError(
+                f"{where}: the attribute `{a.name}` is not known: export the model for this version "
+                "of the operator"
+            )
+        if kind != want and not a.ref_attr_name:
+            raise ModelError(
+                f"{where}: attribute `{a.name}` is {kind}, but must be {want}: repair the model"
+            )
+    if not any(n.output):
+        raise ModelError(f"{where} has no outputs: repair the model")
 
 
 def _check_inputs(n: onnx.NodeProto, schema: onnx.defs.OpSchema, where: str) -> None:
