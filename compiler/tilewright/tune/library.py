@@ -34,7 +34,7 @@ from tilewright.tune.identity import (
 from tilewright.tune.records import Record, read
 
 #: An untuned kernel takes the schedule of a tuned one at most this many doublings away.
-NEAR = 4.0
+NEAR = 3.0
 #: The same for ways to compute a node, which turn on the shape more sharply.
 NEAR_VARIANT = 2.0
 
