@@ -1,18 +1,20 @@
-"""`tilewright verify`: is the compiled model right, as a whole and layer by layer?"""
+"""`tilewright verify`: is the compiled model right, as a whole and layer by layer? Is an artifact sound?"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from tilewright import api
+from tilewright.artifact import manifest as manifests
+from tilewright.artifact.verify import verify_artifact
 from tilewright.bench.inputs import make_inputs
 from tilewright.bench.verify import Report, Verifier
 from tilewright.commands._common import (
     DeviceName,
-    ModelName,
     ShapeList,
     TargetName,
     console,
@@ -27,7 +29,9 @@ NAME = "verify"
 
 
 def command(
-    model: ModelName,
+    model: Annotated[
+        str, typer.Argument(help="ONNX file, name of `tilewright models`, or artifact directory")
+    ],
     target: TargetName = "host",
     shape: ShapeList = None,
     random: Annotated[int, typer.Option(help="first seed for the inputs")] = 0,
@@ -38,8 +42,15 @@ def command(
     device: DeviceName = None,
 ) -> None:
     """Compare with ONNX Runtime (our NumPy interpreter where it is not installed); exit code 1 and
-    the first layer that departs if they differ."""
+    the first layer that departs if they differ.
+
+    Of an artifact directory, check without running anything: hashes, symbols that are missing or too many,
+    writable data, executable stack, relocations in code.
+    """
     path, shapes = locate(model, shape)
+    if path.is_dir():
+        _artifact(path)
+        return
     with progress() as report:
         compiled = api.compile(path, target, shapes, device=device, progress=report, notify=notice)
     verifier = Verifier(path, compiled, tolerance)
@@ -54,6 +65,21 @@ def command(
     console.print(
         f"[green]{compiled.name}: verified[/green] on {seeds} inputs, tolerance {tolerance:g}"
         + (f", on {escape(compiled.device.describe())}" if isinstance(compiled, LinuxModel) else "")
+    )
+
+
+def _artifact(directory: Path) -> None:
+    problems = verify_artifact(directory)
+    for problem in problems:
+        console.print(f"[red]problem:[/red] {escape(problem)}", soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
+    files = manifests.read(directory).files
+    code = [n for n in sorted(files) if n.endswith((".o", ".a", ".so"))]
+    console.print(
+        f"[green]{escape(str(directory))}: sound[/green]: the hashes of {len(files)} files, and symbols, "
+        f"sections and segments of {', '.join(code)}",
+        soft_wrap=True,
     )
 
 
