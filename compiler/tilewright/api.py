@@ -16,15 +16,19 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilewright.artifact.cuda.write import write_cuda_artifact
 from tilewright.artifact.manifest import read as read_manifest
 from tilewright.artifact.toolchain import find_compiler
 from tilewright.artifact.write import Written, write_artifact
 from tilewright.codegen.llvm import Jit, runs_here, to_assembly, to_object_and_assembly
 from tilewright.codegen.module import emit_module
 from tilewright.device.board_model import BoardModel
+from tilewright.device.cuda_device import CudaModel, require_driver
+from tilewright.device.gpu_model import GpuModel
 from tilewright.device.linux_model import LinuxArtifact, LinuxModel
 from tilewright.errors import TargetError, ToolchainError
 from tilewright.footprint import Footprint, footprint
+from tilewright.gpu import GpuCode, generate_gpu, gpu_assembly
 from tilewright.graph.ir import Graph
 from tilewright.pipeline import Progress, Source, build, resolve_target
 from tilewright.program import Program, spec_of
@@ -59,8 +63,10 @@ class CompiledModel(Model):
         return self._session
 
 
-#: A model in this process, on an emulated board, or on a Linux device.
-Compiled = CompiledModel | BoardModel | LinuxModel
+#: A model on a device, or in what stands in for it.
+Remote = BoardModel | LinuxModel | CudaModel | GpuModel
+#: A model in this process or elsewhere.
+Compiled = CompiledModel | Remote
 
 
 def compile(  # the name users expect, as in re.compile
@@ -87,6 +93,8 @@ def compile(  # the name users expect, as in re.compile
     here = device is None and runs_here(machine)
     if not here and threads > 1:
         raise TargetError(f"code for {machine.name} runs on a device, on one thread: use threads=1")
+    if machine.gpu is not None and device is None:
+        require_driver(machine)
     program = build(model, machine, shapes, progress, notify, _path(dump_ir))
     progress("generate code", 0.0)
     digest = source_hash(model)
@@ -95,17 +103,27 @@ def compile(  # the name users expect, as in re.compile
     return made
 
 
-def remote(
-    program: Program, device: str | None = None, model_hash: str = ""
-) -> BoardModel | LinuxModel:
-    """A program where it can run: on the board that QEMU emulates, or on a Linux `device`.
+def remote(program: Program, device: str | None = None, model_hash: str = "") -> Remote:
+    """A program where it can run: on the board that QEMU emulates, on a Linux `device`, on a GPU.
 
     `device` is `ssh://user@host:port/directory`, `local` or `emulator`; the default is the target's
-    emulator. Raises `TargetError` if nothing runs the target's code, `ToolchainError` if a tool is
+    emulator. Code for a GPU runs on this machine's, or (`emulator`) in an interpreter of its threads.
+    Raises `TargetError` if nothing runs the target's code, `ToolchainError` if a tool is
     missing.
     """
+
+    def save(folder: Path) -> Written:
+        return write(program, folder, model_hash)
+
+    if program.target.gpu is not None:
+        if device not in (None, "emulator"):
+            raise TargetError(
+                f"{program.target.name} runs on this machine's GPU or in the interpreter: leave out --device "
+                "or use `--device emulator`"
+            )
+        return CudaModel(program, save) if device is None else GpuModel(program)
     if program.target.board is None:
-        return LinuxModel(program, device, lambda folder: write(program, folder, model_hash))
+        return LinuxModel(program, device, save)
     if device is not None:
         raise TargetError(f"{program.target.name} runs in QEMU only: leave out --device")
     return BoardModel(program)
@@ -162,15 +180,19 @@ def load(path: str | Path, threads: int = 1, device: str | None = None) -> Model
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Object code of a program, and what it needs of a microcontroller (None on other targets)."""
+    """Object code of a program, what it needs of a microcontroller (None on other targets); for a GPU
+    the kernels instead of an object."""
 
     code: bytes
     need: Footprint | None = None
     steps: Sequence[StepFacts] = ()
+    gpu: GpuCode | None = None
 
 
 def generate(program: Program) -> Generated:
-    """Object code of `program`."""
+    """Code of `program`."""
+    if program.target.gpu is not None:
+        return Generated(b"", None, step_facts(program), generate_gpu(program))
     text = emit_module(program.plan(), with_weights=True)
     code, listing = to_object_and_assembly(text, program.target, program.weights)
     need = None if program.target.board is None else footprint(program, code, listing)
@@ -199,12 +221,21 @@ def write(
     facts["steps"] = to_facts(made.steps or step_facts(program))
     if made.need is not None:
         facts["memory"] = asdict(made.need)
+    if made.gpu is not None:
+        facts["kernels"] = made.gpu.facts()
+        written = write_cuda_artifact(
+            directory, spec_of(program), made.gpu.image, facts, program.target.triple
+        )
+        written.notes[:0] = made.gpu.notes
+        return written
     spec = spec_of(program, made.need.stack if made.need else 0)
     return write_artifact(directory, spec, made.code, facts, target)
 
 
 def assembly(program: Program) -> str:
-    """Assembly text of a whole program."""
+    """Assembly text (PTX) of a whole program."""
+    if program.target.gpu is not None:
+        return gpu_assembly(program)
     return to_assembly(emit_module(program.plan(), with_weights=False), program.target)
 
 

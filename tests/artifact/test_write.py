@@ -241,7 +241,7 @@ def test_a_linker_that_fails_costs_the_shared_library_only(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(writer, "_LINK_FLAGS", ("-Wl,--no-such-option",))
+    monkeypatch.setattr(writer, "LINK_FLAGS", ("-Wl,--no-such-option",))
     written = write_artifact(tmp_path / "out", spec, object_code, {}, target)
     assert "tiny.so" not in written.files
     assert written.notes[0].startswith("tiny.so was not made: ")

@@ -88,8 +88,8 @@ def header(spec: Spec) -> str:
         f"#define {upper}_ARENA_ALIGN {spec.arena_align}",
         *([] if spec.threads else _memory(spec)),
         "",
-        *_tensors(spec, "INPUT", spec.inputs),
-        *_tensors(spec, "OUTPUT", spec.outputs),
+        *tensor_macros(spec, "INPUT", spec.inputs),
+        *tensor_macros(spec, "OUTPUT", spec.outputs),
         "/* Runs the model on the calling thread. Returns 0, or 1 if the arena is misaligned. */",
         f"int32_t {n}_run(const void *const *inputs, void *const *outputs, void *arena);",
         "",
@@ -148,7 +148,8 @@ def _memory(spec: Spec) -> list[str]:
     ]
 
 
-def _tensors(spec: Spec, kind: str, tensors: Sequence[TensorSpec]) -> list[str]:
+def tensor_macros(spec: Spec, kind: str, tensors: Sequence[TensorSpec]) -> list[str]:
+    """Types and sizes of the inputs or outputs."""
     upper = macro(spec.name)
     lines = [f"#define {upper}_{kind}_COUNT {len(tensors)}", ""]
     for i, (t, name) in enumerate(zip(tensors, unique_macros(tensors), strict=True)):

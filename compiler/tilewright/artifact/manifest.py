@@ -53,6 +53,19 @@ class Manifest:
     files: Mapping[str, File]
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the model runs on an NVIDIA GPU, and its library is host code."""
+        return self.triple.startswith("nvptx")
+
+    @property
+    def machine(self) -> str:
+        """Architecture of the artifact's library: of a GPU's host, where a library was made."""
+        if not self.is_cuda:
+            return self.triple.partition("-")[0]
+        host = self.facts.get("host")
+        return str(host.get("machine", "")) if isinstance(host, Mapping) else ""
+
 
 def is_identifier(name: str) -> bool:
     """Whether `name` can be the prefix of C symbols."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tilewright.artifact import archive
 from tilewright.artifact import manifest as manifests
+from tilewright.artifact.cuda.text import exports
 from tilewright.artifact.elf import (
     DF_TEXTREL,
     DT_FLAGS,
@@ -49,7 +50,7 @@ _POOL_NEEDS = frozenset({
     "pthread_cond_wait", "pthread_cond_broadcast", "pthread_cond_destroy", "__stack_chk_fail",
     "__memset_chk", "__memcpy_chk",
 })  # fmt: skip
-_LIBRARIES = ("libc.", "libpthread.", "ld-linux", "ld-musl")
+_LIBRARIES = ("libc.", "libdl.", "libpthread.", "ld-linux", "ld-musl")
 
 
 def verify_artifact(directory: str | Path) -> list[str]:
@@ -61,10 +62,11 @@ def verify_artifact(directory: str | Path) -> list[str]:
         return [str(err)]
     problems = _hashes(directory, manifest)
     name = manifest.spec.name
-    for file in (f"{name}.o", f"{name}.a", f"{name}.h"):
+    ends = (".ptx", ".weights", ".c", "_data.S", ".h") if manifest.is_cuda else (".o", ".a", ".h")
+    for file in (f"{name}{end}" for end in ends):
         if file not in manifest.files:
             problems.append(f"the manifest does not list {file}")
-    problems += _code(directory, manifest)
+    problems += _host_code(directory, manifest) if manifest.is_cuda else _code(directory, manifest)
     return problems
 
 
@@ -101,6 +103,25 @@ def _code(directory: Path, manifest: Manifest) -> list[str]:
     except ArtifactError as err:
         problems.append(str(err))
     return problems
+
+
+def _host_code(directory: Path, manifest: Manifest) -> list[str]:
+    """Problems of the library that drives a GPU."""
+    path = directory / f"{manifest.spec.name}.so"
+    if path.name not in manifest.files or not path.is_file():
+        return []  # without a C compiler there is none; a missing one is reported with the hashes
+    entries = set(exports(manifest.spec))
+    try:
+        elf = Elf(path.read_bytes(), path.name)
+        exported = {s.name for s in elf.symbols(SHT_DYNSYM) if s.is_exported}
+        problems = [f"{path.name} does not export {e}" for e in sorted(entries - exported)]
+        problems += [
+            f"{path.name} exports {e}, which is not part of its interface"
+            for e in sorted(exported - entries)
+        ]
+        return problems + _hardening(elf) + _dynamic(elf, manifest.spec.name)
+    except (ArtifactError, OSError) as err:
+        return [str(err)]
 
 
 def check_object(
@@ -178,6 +199,12 @@ def check_library(elf: Elf, manifest: Manifest) -> list[str]:
         for s in sorted(exported - entries)
         if not s.startswith("tilewright_pool_")
     ]
+    return problems + _hardening(elf) + _dynamic(elf, name)
+
+
+def _hardening(elf: Elf) -> list[str]:
+    problems: list[str] = []
+    what = elf.what
     stack = [s for s in elf.segments if s.kind == PT_GNU_STACK]
     if not stack or any(s.flags & PF_X for s in stack):
         problems.append(f"{what} asks for an executable stack")
@@ -185,7 +212,7 @@ def check_library(elf: Elf, manifest: Manifest) -> list[str]:
         problems.append(f"{what} has a segment that is both writable and executable")
     if not any(s.kind == PT_GNU_RELRO for s in elf.segments):
         problems.append(f"{what} was linked without relro")
-    return problems + _dynamic(elf, name)
+    return problems
 
 
 def _dynamic(elf: Elf, name: str) -> list[str]:

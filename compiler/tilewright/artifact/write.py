@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -46,7 +46,7 @@ _POOL_FLAGS = (
 #: Atomics as instructions, not as calls of a compiler's library.
 _POOL_ARCH_FLAGS = {"aarch64": ("-mno-outline-atomics",)}
 #: -nostartfiles: there is nothing to construct or destroy.
-_LINK_FLAGS = (
+LINK_FLAGS = (
     "-shared", "-nostartfiles", "-g0", "-pthread", "-Wl,--version-script=exports.map",
     "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,defs",
     "-Wl,--build-id=none", "-Wl,--hash-style=gnu", "-Wl,--as-needed", "-Wl,-s",
@@ -77,6 +77,21 @@ def write_artifact(
     """
     triple = str(target["triple"])
     check_object(object_code, spec, triple)
+
+    def build(stage: Path, written: Written) -> dict[str, Any]:
+        return _build(stage, spec, object_code, triple, facts, written)
+
+    return install(directory, spec, triple, build)
+
+
+def install(
+    directory: Path,
+    spec: Spec,
+    triple: str,
+    build: Callable[[Path, Written], dict[str, Any]],
+) -> Written:
+    """Let `build` make the files in a folder beside `directory`, add a manifest with the facts it returns,
+    and move all of it into place. Raises `ArtifactError` if that cannot be done."""
     directory = Path(os.path.abspath(directory))
     written = Written(directory)
     try:
@@ -86,7 +101,7 @@ def write_artifact(
         ) as folder:
             stage = Path(folder) / "files"
             stage.mkdir()
-            facts = _build(stage, spec, object_code, triple, facts, written)
+            facts = build(stage, written)
             _finish(stage, Manifest(spec, triple, {}, facts), written)
             _install(stage, directory)
     except OSError as err:
@@ -172,7 +187,7 @@ def _link(stage: Path, name: str, pool: bytes, compiler: Compiler) -> None:
     """Make NAME.so, which exports the entry points and the pool and nothing else."""
     exports = f"{{ global: {name}_run; {name}_run_parallel; tilewright_pool_*; local: *; }};\n"
     library = f"{name}.so"
-    flags = [*_LINK_FLAGS, f"-Wl,-soname,{library}"]
+    flags = [*LINK_FLAGS, f"-Wl,-soname,{library}"]
     if not compiler.is_zig:  # whose linker refuses relocations in code always, and the option too
         flags.append("-Wl,-z,text")
     with tempfile.TemporaryDirectory(dir=stage.parent) as folder:

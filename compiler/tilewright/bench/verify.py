@@ -27,6 +27,7 @@ import numpy as np
 
 from tilewright.api import Compiled
 from tilewright.core.dtypes import I8, U8
+from tilewright.device.cuda_device import CudaModel
 from tilewright.device.linux_model import LinuxModel
 from tilewright.frontend.expose import expose
 from tilewright.graph import interp
@@ -114,7 +115,7 @@ class Verifier:
 
     def _layers(self, inputs: Sequence[Array], inner: Mapping[str, Array], report: Report) -> None:
         """Run step by step and judge each value right after its step, before memory is reused."""
-        if isinstance(self.compiled, LinuxModel):  # whole runs only: its memory stays over there
+        if isinstance(self.compiled, LinuxModel | CudaModel):  # whole runs only: its memory stays over there
             return
         session = self.compiled.session()
         session.set_inputs(inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from rich.table import Table
 
 from tilewright import api
+from tilewright.codegen.ptxas import KernelReport
 from tilewright.commands._common import (
     ModelName,
     ShapeList,
@@ -83,8 +85,25 @@ def command(
     )
     if generated.need is not None and board is not None:
         _memory(generated.need, *available)
+    if generated.gpu is not None and generated.gpu.reports:
+        _kernels(generated.gpu.reports)
     for note in written.notes:
         notice(note)
+
+
+def _kernels(reports: Sequence[KernelReport]) -> None:
+    """What ptxas says about every kernel."""
+    table = Table(title="kernels", title_justify="left")
+    table.add_column("kernel")
+    for column in ("blocks", "threads", "registers", "spills", "shared", "occupancy"):
+        table.add_column(column, justify="right")
+    for r in reports:
+        table.add_row(
+            r.name, f"{r.blocks}", f"{r.threads}", f"{r.registers}", f"{r.spill_bytes}", f"{r.shared_bytes}",
+            f"{r.occupancy:.0%}", style="bold" if r.spill_bytes else None,
+        )  # fmt: skip
+    console.print(table)
+    console.print("spills and shared memory in bytes; never run on a GPU: see docs/gpu.md")
 
 
 def _memory(need: Footprint, flash: int, ram: int) -> None:

@@ -27,6 +27,7 @@ from tilewright.commands._common import (
     read_arrays,
 )
 from tilewright.device.board_model import BoardModel
+from tilewright.device.gpu_model import GpuModel
 from tilewright.device.linux_model import RemoteModel
 from tilewright.errors import ModelError
 from tilewright.runtime.model import Array, Model
@@ -86,6 +87,8 @@ def _cost(compiled: Model, arrays: list[Array], repeat: int, threads: int) -> st
     """How long a run takes; under emulation, whose time says nothing, how many instructions."""
     if isinstance(compiled, BoardModel):
         return f"{compiled.profile(arrays).instructions} instructions (emulated)"
+    if isinstance(compiled, GpuModel):
+        return "run in the interpreter of a GPU's threads, whose time says nothing"
     where = f"{threads} thread{'s' if threads > 1 else ''}"
     if isinstance(compiled, RemoteModel):
         where = escape(compiled.device.describe())

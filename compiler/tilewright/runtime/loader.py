@@ -17,6 +17,7 @@ from tilewright.artifact import manifest as manifests
 from tilewright.artifact.manifest import Manifest
 from tilewright.errors import ArtifactError
 from tilewright.runtime.cpu import architecture, missing_features
+from tilewright.runtime.cuda import cuda_model
 from tilewright.runtime.model import Model
 from tilewright.runtime.pool import Pool
 
@@ -44,15 +45,21 @@ def load(path: str | Path, threads: int = 1) -> Model:
     check_machine(manifest)
     code = _open(directory, manifest, Path(path).name if Path(path).is_file() else None)
     name = manifest.spec.name
+
+    def save(destination: Path) -> None:
+        copy_artifact(directory, manifest, destination)
+
+    if manifest.is_cuda:
+        if threads > 1:
+            raise ArtifactError(
+                f"{name} runs on a GPU, which has threads of its own: use threads=1"
+            )
+        return cuda_model(code, manifest.spec, save)
     try:
         run = getattr(code, f"{name}_run" if threads == 1 else f"{name}_run_parallel")
     except AttributeError as err:
         raise ArtifactError(f"the library in {directory} lacks an entry point: {err}") from None
     run.argtypes, run.restype = [ctypes.c_void_p] * (3 if threads == 1 else 4), ctypes.c_int32
-
-    def save(destination: Path) -> None:
-        copy_artifact(directory, manifest, destination)
-
     if threads == 1:
         return Model(manifest.spec, run, keep=code, save=save)
     pool = Pool(code, threads)
@@ -62,8 +69,8 @@ def load(path: str | Path, threads: int = 1) -> Model:
 def check_machine(manifest: Manifest, cpuinfo: str = "/proc/cpuinfo") -> None:
     """Raise `ArtifactError` unless this machine can run the artifact's code."""
     spec = manifest.spec
-    arch = architecture(manifest.triple.partition("-")[0])
-    if architecture() != arch:
+    arch = architecture(manifest.machine)
+    if arch and architecture() != arch:  # without a library, that is what to complain about
         raise ArtifactError(
             f"{spec.name} was compiled for {arch}, but this machine is {architecture()}"
         )

@@ -137,6 +137,11 @@ class Model:
         self._bound: Binding | None = None
 
     @property
+    def entry(self) -> Entry:
+        """The function that runs the model."""
+        return self._entry
+
+    @property
     def name(self) -> str:
         """The model's name, prefix of its C symbols."""
         return self.spec.name
