@@ -239,7 +239,7 @@ def _simplified(s: Stmt, ranges: Ranges) -> Block:
             size = index(extent)
             if size.is_const and size.const <= 0:
                 return ()
-            once = size.is_const and size.const == 1
+            once = size.is_const and size.const == 1 and kind != "thread"  # one thread of many
             if once and not any(isinstance(b, Alloc | Let) for b in body):
                 return simplify_block(substitute_block(body, {var: Ix(0)}), ranges)
             _, hi = bounds(size, ranges)

@@ -13,7 +13,8 @@ from tilewright.loop.ir import Alloc, Cast, Fma, For, Kernel, Load
 from tilewright.loop.rewrite import expressions, loops, walk
 from tilewright.schedule.legality import carried
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates.draft import Draft, weights_of
+from tilewright.schedule.templates.draft import Draft, vectorize_pass, weights_of
+from tilewright.schedule.templates.rows import accumulators
 from tilewright.schedule.trace import Trace
 
 #: Threads of a block that has no shared memory to fill: at least and at most.
@@ -21,8 +22,9 @@ FEWEST, MOST = 32, 256
 
 
 def schedule(kernel: Kernel, target: Target) -> Trace:
-    """The default schedule of any kernel: tiles where it is a product, else a thread per output."""
-    return tiled(kernel, target) or outputs(kernel, target)
+    """The default schedule of any kernel: tiles where it is a product, a block per row where rows are
+    long, else a thread per output."""
+    return tiled(kernel, target) or rows(kernel, target) or outputs(kernel, target)
 
 
 def outputs(kernel: Kernel, target: Target) -> Trace:
@@ -215,3 +217,48 @@ def _pack_columns(d: Draft, weights: Load, cols: str, sums: Sequence[str]) -> No
     if found is not None and found[0] == weights.buffer:
         _, along, rest = found
         d.try_("pack", weights.buffer, [*[[r, 0, "whole"] for r in rest], [along, 0, "whole"]])
+
+
+# ---------------------------------------------------------------- rows
+
+
+#: Rows shorter than this are left to one thread each, unless there are few of them.
+LONG_ROW = 64
+#: With so many rows a thread for each keeps the device busy.
+MANY_ROWS = 1 << 14
+
+
+def rows(kernel: Kernel, target: Target) -> Trace | None:
+    """A block per row of a reduction or of several passes: partial sums per thread in shared memory.
+
+    None where rows are short or many, or where something in them cannot be shared.
+    """
+    assert target.gpu is not None
+    top = [s for s in kernel.body if not isinstance(s, Alloc)]
+    free = _independent(top[0]) if len(top) == 1 and isinstance(top[0], For) else []
+    d = Draft(kernel)
+    inside = [v for v in loops(kernel.body) if v not in free]
+    longest = max((d.extent(v) for v in inside), default=1)
+    if longest < LONG_ROW or prod(d.extent(v) for v in free) > MANY_ROWS:
+        return None
+    width = 1 << min(longest.bit_length() - 1, MOST.bit_length() - 2)
+    for key, var in accumulators(kernel).items():
+        n = d.extent(var)
+        count = min(width, 1 << (n.bit_length() - 1))
+        if count > 1 and not d.try_("lanes", key.split("@")[0], var, count):
+            return None
+    for var in inside:
+        f = loops(d.kernel.body).get(var)
+        if f is not None and f.kind == "serial" and not any(isinstance(s, For) for s in f.body):
+            vectorize_pass(d, var, width)
+    name = ""
+    if free:
+        name = free[0]
+        for inner in free[1:]:
+            d.do("fuse", name, inner, f"row_{inner}")
+            name = f"row_{inner}"
+        if not d.try_("bind", name, "block"):
+            return None
+    if not d.try_("cooperate", name) or _shared_bytes(d.kernel) > target.gpu.shared_block:
+        return None
+    return d.trace
