@@ -7,6 +7,7 @@ the caches as its predecessors left them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -88,7 +89,9 @@ def time_ways(graph: Graph, target: Target, library: Library, rounds: int) -> li
     if len(built) == 1:
         return []
     values: dict[tuple[str, str], Array] = {}
-    times = {name: _steps_in_place(s, rounds, name, values) for name, s in built.items()}
+    for name, session in built.items():
+        values.update({(name, v): a for v, a in _values(session).items()})
+    times = dict(zip(built, _steps_in_place(list(built.values()), rounds), strict=True))
     found: list[WayTimes] = []
     for node in nodes.values():
         seconds = {w: _node_seconds(built[w].program, t, node.name) for w, t in times.items()}
@@ -144,25 +147,26 @@ def _way_errors(
     return out
 
 
-def _steps_in_place(
-    session: Session,
-    rounds: int,
-    name: str = "",
-    values: dict[tuple[str, str], Array] | None = None,
-) -> list[float]:
-    """Least seconds of every step over whole runs; `values` receives what each step leaves in memory."""
-    steps = session.program.steps
-    best = [float("inf")] * len(steps)
-    for r in range(rounds + 1):
-        for i, s in enumerate(steps):
-            start = time.perf_counter()
-            session.run_step(i)
-            took = time.perf_counter() - start
-            if r:
-                best[i] = min(best[i], took)
-            elif values is not None:
-                for v in s.outputs:
-                    values[(name, v)] = session.read(v)
+def _values(session: Session) -> dict[str, Array]:
+    """What each step leaves in memory, read right after it."""
+    out: dict[str, Array] = {}
+    for i, s in enumerate(session.program.steps):
+        session.run_step(i)
+        out.update({v: session.read(v) for v in s.outputs})
+    return out
+
+
+def _steps_in_place(sessions: Sequence[Session], rounds: int) -> list[list[float]]:
+    """Least seconds of every step of every model over whole runs, which take turns."""
+    best = [[math.inf] * len(s.program.steps) for s in sessions]
+    for s in sessions:
+        s.run()
+    for _ in range(rounds):
+        for session, times in zip(sessions, best, strict=True):
+            for i in range(len(times)):
+                start = time.perf_counter()
+                session.run_step(i)
+                times[i] = min(times[i], time.perf_counter() - start)
     return best
 
 
@@ -184,7 +188,7 @@ def compare(
     c = _session(graph, target, plain) if any(w.variant for w in after.ways.values()) else a
     once = _timed(a)
     rounds = max(10, min(60, int(0.25 * seconds / (2 * once))))
-    tuned, default = _steps_in_place(b, rounds), _steps_in_place(c, rounds)
+    tuned, default = _steps_in_place((b, c), rounds)
     symbols = {k.name: h for k, h in zip(b.program.kernels, kernels, strict=True)}
     steps: dict[str, tuple[float, float]] = {}
     losers: dict[str, str] = {}
