@@ -28,6 +28,18 @@ def usable(name: str, sample: Sample) -> bool:
     return np.dtype("f8") not in kinds and not (name == "mod" and np.dtype("f4") in kinds)
 
 
+def without_denormals(sample: Sample) -> Sample:
+    """Helium takes numbers too small for a normal exponent for zero."""
+    tiny = np.finfo(np.float32).tiny
+    return Sample(
+        tuple(
+            np.where(np.abs(a) < tiny, a * 0, a) if a is not None and a.dtype == np.float32 else a
+            for a in sample.inputs
+        ),
+        sample.attrs,
+    )
+
+
 def program_of(name: str, samples: list[Sample]) -> tuple[Graph, list[Array]]:
     """One node per sample, each with inputs and an output of its own; parameters are constants."""
     op = operator(name)
@@ -64,6 +76,8 @@ def test_operator(name: str, target: str) -> None:
         for s in op.samples(np.random.default_rng(1))
         if usable(name, s) and s.inputs[0] is not None
     ]
+    if target == "cortex-m55":
+        samples = [without_denormals(s) for s in samples]
     if not samples:
         pytest.skip(f"{name} has samples of doubles only")
     graph, inputs = program_of(name, samples)

@@ -82,6 +82,7 @@ class Emitter(Addressing):
     def __init__(self, kernel: Kernel, target: Target) -> None:
         super().__init__(target.pointer_bytes)
         self.has_round = target.board is None  # FPv4 lacks it
+        self.helium = "mve" in target.dot
         self.masked = target.masked
         self.kernel = kernel
         self.target = target

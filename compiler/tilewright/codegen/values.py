@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from tilewright.codegen import partial
-from tilewright.core.dtypes import BOOL, DType
+from tilewright.core.dtypes import BOOL, I16, I32, I64, DType
 from tilewright.errors import IRError
 from tilewright.loop.ir import Block
 from tilewright.loop.rewrite import expressions, loads
@@ -104,6 +104,10 @@ class Builder:
         """Whether the target rounds floats by an instruction."""
         self.masked = True
         """Whether the target has loads and stores of some lanes only."""
+        self.helium = False
+        """Whether LLVM makes Helium code, where vectors need two detours: `x < 0` becomes `vcmp lt`, the
+        inverse of `ge`, which holds for NaN; and an integer made a float and scaled by 2^-n becomes a
+        fixed-point conversion that LLVM 22 cannot encode."""
         self._count = 0
 
     # ---- text
@@ -236,7 +240,7 @@ class Builder:
         if op == "isnan":
             if not a.dtype.is_float:
                 return self.splat(self.constant(False, BOOL), a.lanes)
-            return Value(self.op(f"fcmp uno {a.type} {a.ssa}, {a.ssa}"), BOOL, a.lanes)
+            return self._unordered(a)
         if not a.dtype.is_float:
             return self._int_unary(op, a)
         if op == "neg":
@@ -280,7 +284,11 @@ class Builder:
             return self.binary("div", one, self.unary("sqrt", a))
         zero = self.splat(self.constant(0.0, a.dtype), a.lanes)
         signed = Value(self.call(f"llvm.copysign{_vsuffix(a)}", a.type, one, a), a.dtype, a.lanes)
-        same = Value(self.op(f"fcmp ueq {a.type} {a.ssa}, {zero.ssa}"), BOOL, a.lanes)
+        if not self.helium or a.lanes == 1:
+            same = Value(self.op(f"fcmp ueq {a.type} {a.ssa}, {zero.ssa}"), BOOL, a.lanes)
+        else:
+            equal, nan = self.binary("eq", a, zero), self._unordered(a)
+            same = Value(self.op(f"or {equal.type} {equal.ssa}, {nan.ssa}"), BOOL, a.lanes)
         return self.select(same, a, signed)  # ±0 and NaN map to themselves
 
     def _int_unary(self, op: str, a: Value) -> Value:
@@ -325,6 +333,12 @@ class Builder:
     def _compare(self, op: str, a: Value, b: Value) -> Value:
         if a.dtype.is_float:
             out = self.op(f"fcmp {_FCMP[op]} {a.type} {a.ssa}, {b.ssa}")
+            if self.helium and a.lanes > 1 and op in ("lt", "le", "gt", "ge"):
+                for v in (a, b):  # against a literal, which is where it goes wrong
+                    if _is_literal(a) != _is_literal(b) and not _is_literal(v):
+                        nan = self._unordered(v)
+                        number = self.op(f"xor {nan.type} {nan.ssa}, {self._all(nan, True)}")
+                        out = self.op(f"and {nan.type} {out}, {number}")
         else:
             sign = "s" if a.dtype.kind == "int" else "u"
             pred = op if op in ("eq", "ne") else sign + op
@@ -341,16 +355,23 @@ class Builder:
             return self.select(pick, a, b)
         if _is_literal(b):
             a, b = b, a
-        cond = Value(
-            self.op(f"fcmp {'olt' if op == 'min' else 'ogt'} {a.type} {a.ssa}, {b.ssa}"),
-            BOOL,
-            a.lanes,
-        )
-        out = self.select(cond, a, b)
+        out = self.select(self._compare("lt" if op == "min" else "gt", a, b), a, b)
         if _is_literal(a):
             return out
-        nan = Value(self.op(f"fcmp uno {a.type} {a.ssa}, {a.ssa}"), BOOL, a.lanes)
-        return self.select(nan, a, out)
+        return self.select(self._unordered(a), a, out)
+
+    def _unordered(self, a: Value) -> Value:
+        """Lanes that are NaN; by their bits where LLVM gets the comparison wrong."""
+        if not self.helium or a.lanes == 1:
+            return Value(self.op(f"fcmp uno {a.type} {a.ssa}, {a.ssa}"), BOOL, a.lanes)
+        bits = {16: I16, 32: I32, 64: I64}[a.dtype.bits]
+        inf = {16: 0x7C00, 32: 0x7F800000, 64: 0x7FF0000000000000}[a.dtype.bits]
+        whole = llvm_type(bits, a.lanes)
+        raw = Value(self.op(f"bitcast {a.type} {a.ssa} to {whole}"), bits, a.lanes)
+        size = self.splat(self.constant((1 << (a.dtype.bits - 1)) - 1, bits), a.lanes)
+        top = self.splat(self.constant(inf, bits), a.lanes)
+        plain = self.op(f"and {whole} {raw.ssa}, {size.ssa}")
+        return Value(self.op(f"icmp sgt {whole} {plain}, {top.ssa}"), BOOL, a.lanes)
 
     def _int_division(self, op: str, a: Value, b: Value) -> Value:
         """C semantics; a zero divisor gives 0 and INT_MIN / -1 wraps, instead of a trap."""
@@ -404,7 +425,11 @@ class Builder:
             ins = "sext" if signed else "zext"
         else:
             ins = "trunc"
-        return Value(self.op(f"{ins} {v.type} {v.ssa} to {to}"), dtype, v.lanes)
+        out = Value(self.op(f"{ins} {v.type} {v.ssa} to {to}"), dtype, v.lanes)
+        if self.helium and v.lanes > 1 and dtype.is_float and not src.is_float:
+            fenced = self.call(f"llvm.arithmetic.fence{_vsuffix(out)}", to, out)
+            return Value(fenced, dtype, v.lanes)
+        return out
 
 
 def _is_literal(v: Value) -> bool:
