@@ -123,8 +123,11 @@ def test_a_function_of_one_tensor_is_a_table_and_exact() -> None:
 
 def test_the_same_scale_twice_is_nothing() -> None:
     b = Builder()
-    y = b.quantised(b.real(b.bytes(2, 50), 0.04, 11), 0.04, 11)
-    assert ops(b.check(y, off=0)) in ([], ["copy"])
+    x = b.bytes(2, 50)
+    y = b.quantised(b.real(x, 0.04, 11), 0.04, 11)
+    z = b.quantised(b.op("exp", b.real(y, 0.04, 11)), 0.1)
+    done = b.check(y, z, off=0)
+    assert ops(done) == ["copy", "table"] and done.nodes[1].inputs[0] == x
 
 
 @pytest.mark.parametrize("op", ["add", "sub", "mul", "max", "min"])
@@ -192,6 +195,15 @@ def test_sums(op: str) -> None:
     b = Builder()
     y = b.op(op, b.real(b.bytes(1, 4, 7, 6), 0.04, 11), axes=(2, 3), keepdims=False)
     assert not floats(b.check(b.quantised(y, 0.0311 if op == "reduce_mean" else 0.5, 3)))
+
+
+@pytest.mark.parametrize("op", ["mul", "div"])
+def test_a_constant_factor_is_part_of_the_scale(op: str) -> None:
+    b = Builder()
+    y = b.op(op, b.real(b.bytes(1, 4, 7, 6), 0.04, 11), b.const(np.float32(3.0)))
+    y = b.op("max_pool2d", y, **POOL)
+    y = b.op("reduce_mean", y, axes=(2, 3), keepdims=False)
+    assert not floats(b.check(b.quantised(y, 0.0311, 3)))
 
 
 def test_a_padding_between_two_steps_stays_in_floats() -> None:

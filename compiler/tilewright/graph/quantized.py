@@ -49,7 +49,8 @@ class IntegerForm(Protocol):
         ...
 
     def integers(self, value: str) -> tuple[str, Scale] | None:
-        """The bytes that a float value stands for, if they have one scale, through views."""
+        """The bytes that a float value stands for, if they have one scale: also where they were
+        moved, or multiplied by a constant, since."""
         ...
 
     def weights(self, value: str, channel: int) -> tuple[Array, Array] | None:

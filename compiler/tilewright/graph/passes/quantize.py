@@ -16,13 +16,13 @@ Inference" (2018).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tilewright.core.dtypes import I8, I32, U8
 from tilewright.graph.ir import Array, Attrs, Graph, Node, TensorType
-from tilewright.graph.quantized import Scale
+from tilewright.graph.quantized import Scale, movement
 from tilewright.registry import operator
 
 
@@ -37,8 +37,21 @@ def quantize(graph: Graph) -> Graph:
         work.unary.see(node)
         done = work.integer_nodes(node, node) if node.op == "quantize" else None
         nodes += done or [node]
-    g.nodes = nodes
+    g.nodes = _without_copies(g, nodes)
     return g
+
+
+def _without_copies(g: Graph, nodes: list[Node]) -> list[Node]:
+    """`nodes` reading what copies copy, of which only those that make outputs of the graph are left."""
+    source: dict[str, str] = {}
+    kept: list[Node] = []
+    for node in nodes:
+        node = node.with_(inputs=tuple(source.get(i, i) for i in node.inputs))
+        if node.op == "copy" and node.outputs[0] not in g.outputs:
+            source[node.outputs[0]] = node.inputs[0]
+        else:
+            kept.append(node)
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +131,28 @@ class _Form:
         node = self.made.get(value)
         if node is None:
             return None
-        if operator(node.op).trait == "view":
+        if operator(node.op).quantized is movement:
             inner = self.integers(node.inputs[0])
-            return (self.make(node.op, (inner[0],), node.attrs), inner[1]) if inner else None
+            inputs = (inner[0], *node.inputs[1:]) if inner else ()
+            return (self.make(node.op, inputs, node.attrs), inner[1]) if inner else None
+        factor = self._factor(node)
+        if factor > 0:
+            inner = self.integers(node.inputs[0])
+            return (inner[0], replace(inner[1], step=inner[1].step * factor)) if inner else None
         scale = _scale(self.g, node) if node.op == "dequantize" else None
         if scale is None or scale.dtype not in (I8, U8):
             return None
         return node.inputs[0], scale
+
+    def _factor(self, node: Node) -> float:
+        """The constant that `node` multiplies its operand 0 by; 0 if it does anything else."""
+        known = self.g.constants.get(node.inputs[1]) if node.op in ("mul", "div") else None
+        if known is None or known.size != 1 or known.dtype.kind != "f":
+            return 0.0
+        value = float(known.reshape(-1)[0])
+        if node.op == "div":
+            value = 1 / value if value else 0.0
+        return value if 2.0**-20 < value < 2.0**20 else 0.0
 
     def weights(self, value: str, channel: int) -> tuple[Array, Array] | None:
         found = self._constant(value)
