@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tune_helpers import conv_graph, matmul_graph
+from tune_helpers import conv_graph, kernel_of, matmul_graph
 
 import tilewright
 from tilewright.pipeline import resolve_target
 from tilewright.schedule.target import load_target
 from tilewright.tune import measure as measuring
 from tilewright.tune import records
-from tilewright.tune.library import load_library
+from tilewright.tune.identity import extents, kernel_hash, target_hash
+from tilewright.tune.library import load_library, space_of
 from tilewright.tune.records import Record
 from tilewright.tune.state import Result, State
 from tilewright.tune.tuner import Tuner
@@ -94,8 +95,6 @@ def test_estimates_for_other_machines(tmp_path: Path) -> None:
 
 def test_candidates_are_checked_before_they_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that stores something else is caught, also where the difference is one element."""
-    from tune_helpers import kernel_of
-
     from tilewright.loop.ir import Binary, Const, Store
     from tilewright.loop.rewrite import map_block
     from tilewright.tune.admit import admit
@@ -255,3 +254,22 @@ def test_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
             cli.main(["tune", str(model), "--logs", str(tmp_path), *arguments])
         assert end.value.code == code
         assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def test_what_loses_in_the_model_is_taken_back(tmp_path: Path) -> None:
+    """A record that claims a poor schedule is faster survives the log, but not the whole model."""
+    graph = matmul_graph(128, 128, 128)
+    op, raw = kernel_of(graph, "matmul", HOST)
+    space = space_of(op, raw, HOST)
+    assert space is not None
+    choice = {**space.default, "tile0": 1, "vectors": 1}
+    bad = Record(
+        kind="winner", kernel=kernel_hash(raw), target=target_hash(HOST), operator="matmul",
+        verdict="faster", family=space.family, extents=extents(raw), choice=choice,
+        trace=space.trace(choice), seconds=1e-6, default=1e-5, ratio=0.1,
+    )  # fmt: skip
+    records.append(tmp_path, HOST.name, bad)
+    result = tune(tmp_path, 1, graph=graph)
+    assert result.comparison is not None and result.comparison.losers == (bad.kernel,)
+    assert logged(tmp_path, "winner")[-1].verdict == "retracted"
+    assert result.comparison.ratio > 0.8
