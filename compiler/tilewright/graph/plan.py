@@ -3,13 +3,18 @@
 In: allocations with sizes and live intervals. Out: byte offsets and the arena's size.
 Greedy by size (Pisarchyk & Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020):
 the largest allocation first, each at the lowest offset free during its whole life.
+Where that leaves more than the lower bound, what lies on top is placed sooner, and the best plan kept.
 Invariant: two allocations whose lives overlap never share a byte; offsets are multiples of `align`.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+#: Pairs of allocations looked at before the best plan found so far is taken: well under a second.
+MAX_WORK = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +38,61 @@ class MemoryPlan:
 
 def plan_memory(allocations: Sequence[Allocation], align: int = 64) -> MemoryPlan:
     """Place all allocations at multiples of `align` bytes."""
+    bound = _lower_bound(allocations, align)
+    order = sorted(allocations, key=lambda a: (-a.size, a.start, a.name))
+    best = offsets = _place(order, align)
+    least = _total(order, best, align)
+    seen = {tuple(a.name for a in order)}
+    for _ in range(MAX_WORK // max(1, len(order) ** 2)):
+        if least <= bound:
+            break
+        total = _total(order, offsets, align)
+        top = next(a for a in order if offsets[a.name] + _round(a.size, align) == total)
+        order = _sooner(order, top, seen)
+        if not order:
+            break
+        offsets = _place(order, align)
+        if (total := _total(order, offsets, align)) < least:
+            best, least = offsets, total
+    return MemoryPlan(best, least, bound)
+
+
+def _sooner(
+    order: list[Allocation], top: Allocation, seen: set[tuple[str, ...]]
+) -> list[Allocation]:
+    """A new order in which `top` goes before some allocation that lives at the same time; [] if none."""
+    at = order.index(top)
+    for i in range(at - 1, -1, -1):
+        if order[i].end < top.start or order[i].start > top.end:
+            continue
+        moved = [*order[:i], top, *order[i:at], *order[at + 1 :]]
+        key = tuple(a.name for a in moved)
+        if key not in seen:
+            seen.add(key)
+            return moved
+    return []
+
+
+def _place(order: Sequence[Allocation], align: int) -> dict[str, int]:
+    """Each allocation in turn at the lowest offset that is free during its whole life."""
     placed: list[tuple[int, int, Allocation]] = []
     offsets: dict[str, int] = {}
-    for a in sorted(allocations, key=lambda a: (-a.size, a.start, a.name)):
+    for a in order:
         size = _round(a.size, align)
         at = 0
-        for lo, hi, b in sorted(placed, key=lambda p: p[0]):
+        for lo, hi, b in placed:
             if b.end < a.start or b.start > a.end:
                 continue
             if at + size <= lo:
                 break
             at = max(at, hi)
-        placed.append((at, at + size, a))
+        insort(placed, (at, at + size, a), key=lambda p: p[0])
         offsets[a.name] = at
-    total = max((hi for _, hi, _ in placed), default=0)
-    return MemoryPlan(offsets, total, _lower_bound(allocations, align))
+    return offsets
+
+
+def _total(order: Sequence[Allocation], offsets: Mapping[str, int], align: int) -> int:
+    return max((offsets[a.name] + _round(a.size, align) for a in order), default=0)
 
 
 def _lower_bound(allocations: Sequence[Allocation], align: int) -> int:
