@@ -132,6 +132,21 @@ def test_zig_alone_builds_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert relative_error(got, expected) <= TOLERANCE
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not shutil.which("qemu-riscv64") or not _ZIG,
+    reason="qemu-riscv64 or ziglang is not installed (apt: qemu-user, pip: tilewright[cross])",
+)
+@pytest.mark.parametrize("kind", ["fp32_randw", "int8_qdq"])
+def test_riscv(kind: str) -> None:
+    same_as_here(DATA / f"mlperftiny_resnet8_ic_{kind}.onnx", "riscv64-v")
+
+
+def test_riscv_code_has_vectors() -> None:
+    program = build(SMALL, "riscv64-v")
+    assert "vfmadd" in api.assembly(program) or "vfmacc" in api.assembly(program)
+
+
 # ---------------------------------------------------------------- over ssh
 
 
