@@ -37,6 +37,7 @@ from tilewright.runtime.loader import Pool
 from tilewright.runtime.loader import load as load_artifact
 from tilewright.runtime.model import Model
 from tilewright.schedule.target import Target, load_target
+from tilewright.selftest import make_vectors
 from tilewright.session import Session
 
 if TYPE_CHECKING:
@@ -205,13 +206,19 @@ def facts_of(program: Program) -> Sequence[StepFacts]:
 
 
 def write(
-    program: Program, directory: Path, model_hash: str = "", generated: Generated | None = None
+    program: Program,
+    directory: Path,
+    model_hash: str = "",
+    generated: Generated | None = None,
+    selftest: bool = False,
 ) -> Written:
-    """Write `program` as an artifact into `directory`; `generated` if there is code of it already.
+    """Write `program` as an artifact into `directory`; `generated` if there is code of it already;
+    `selftest` adds C code that runs it and compares with results known now.
 
     What fits into the part is the caller's decision: see `footprint.require_fit`.
     """
     made = generated or generate(program)
+    vectors = make_vectors(program) if selftest else None
     target = {
         "name": program.target.name,
         "triple": program.target.triple,
@@ -229,7 +236,7 @@ def write(
         written.notes[:0] = made.gpu.notes
         return written
     spec = spec_of(program, made.need.stack if made.need else 0)
-    return write_artifact(directory, spec, made.code, facts, target)
+    return write_artifact(directory, spec, made.code, facts, target, vectors)
 
 
 def assembly(program: Program) -> str:

@@ -62,8 +62,8 @@ def comment(text: str) -> str:
     return shown.replace("??/", "?? /")  # a trigraph for a backslash
 
 
-def header(spec: Spec) -> str:
-    """Text of NAME.h."""
+def header(spec: Spec, more: Sequence[str] = ()) -> str:
+    """Text of NAME.h, with the declarations `more`."""
     n, upper = spec.name, macro(spec.name)
     lines = [
         f"/* {n}: a model compiled by tilewright for {comment(spec.target)}.",
@@ -94,6 +94,7 @@ def header(spec: Spec) -> str:
         f"int32_t {n}_run(const void *const *inputs, void *const *outputs, void *arena);",
         "",
         *(_threads(spec) if spec.threads else []),
+        *more,
         "#ifdef __cplusplus",
         "}",
         "#endif",

@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tilewright.artifact import archive
+from tilewright.artifact import archive, selftest
 from tilewright.artifact.board_example import board_example
 from tilewright.artifact.elf import MACHINES, Elf
 from tilewright.artifact.example import example
@@ -31,6 +31,7 @@ from tilewright.artifact.manifest import (
     read,
     to_json,
 )
+from tilewright.artifact.selftest import Vectors
 from tilewright.artifact.symbols import entry_points, foreign_symbols
 from tilewright.artifact.toolchain import Compiler, find_compiler, is_linux, missing
 from tilewright.errors import ArtifactError, ToolchainError
@@ -68,10 +69,12 @@ def write_artifact(
     object_code: bytes,
     facts: Mapping[str, Any],
     target: Mapping[str, Any],
+    vectors: Vectors | None = None,
 ) -> Written:
     """Write all files of a compiled model into `directory` (created if need be).
 
-    `facts` go into the manifest as they are; `target` has the `triple`. Raises `ArtifactError` if the
+    `facts` go into the manifest as they are; `target` has the `triple`; with `vectors` there is a
+    self-test. Raises `ArtifactError` if the
     object code is not what it should be, the directory cannot be written, or holds a file of the same
     name that is not part of an artifact.
     """
@@ -79,7 +82,14 @@ def write_artifact(
     check_object(object_code, spec, triple)
 
     def build(stage: Path, written: Written) -> dict[str, Any]:
-        return _build(stage, spec, object_code, triple, facts, written)
+        made = _build(stage, spec, object_code, triple, facts, written)
+        if vectors is not None:
+            text = header(spec, selftest.declarations(spec))
+            (stage / f"{spec.name}.h").write_text(text, encoding="utf-8")
+            test = stage / f"{spec.name}_selftest.c"
+            test.write_text(selftest.source(spec, vectors), encoding="utf-8")
+            made["selftest"] = vectors.facts()
+        return made
 
     return install(directory, spec, triple, build)
 

@@ -107,6 +107,18 @@ def _picture(rng: np.random.Generator, height: int, width: int, channels: int) -
 # ---------------------------------------------------------------- whole numbers
 
 
+def whole_numbers(graph: Graph, t: TensorSpec) -> tuple[int, int]:
+    """The least value and the number of values of an input that holds whole numbers, as `make_inputs`
+    would choose them."""
+    dtype = np.dtype(t.dtype)
+    if "mask" in t.name.lower() or dtype.kind == "b":
+        return 1, 1
+    bound = _value_bound(graph, t.name) if dtype.kind in "iu" else None
+    if bound is None and dtype.kind in "iu" and dtype.itemsize == 1:
+        return int(np.iinfo(dtype).min), 256
+    return 0, bound or 128
+
+
 def _value_bound(graph: Graph, name: str) -> int | None:
     """One more than the largest sensible value of an integer input; None where nothing tells.
 

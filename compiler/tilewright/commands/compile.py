@@ -26,6 +26,8 @@ from tilewright.commands._common import (
 )
 from tilewright.footprint import Footprint, require_fit
 from tilewright.pipeline import build, resolve_target
+from tilewright.program import Program
+from tilewright.report import is_default
 
 NAME = "compile"
 
@@ -48,6 +50,12 @@ def command(
     flash: Annotated[
         str | None, typer.Option(help="microcontrollers: flash for the model, as 512K or 2M")
     ] = None,
+    selftest: Annotated[
+        bool,
+        typer.Option(
+            "--selftest", help="add NAME_selftest.c, which checks the model on its device"
+        ),
+    ] = False,
 ) -> None:
     """Compile a model ahead of time: object, libraries, header, manifest, C example.
 
@@ -70,7 +78,7 @@ def command(
         if generated.need is not None and board is not None:
             available = limits[0] or board.flash_bytes, limits[1] or board.ram_bytes
             require_fit(generated.need, *available, board.stack_bytes)
-        written = api.write(program, output, api.source_hash(path), generated)
+        written = api.write(program, output, api.source_hash(path), generated, selftest)
         if dump_ir is not None:
             (dump_ir / "6_assembly.s").write_text(api.assembly(program), encoding="utf-8")
     table = Table(title=f"{program.name} for {program.target.name}", title_justify="left")
@@ -83,12 +91,29 @@ def command(
         f"{len(program.steps)} steps, {len(program.kernels)} kernels, weights {size(program.weights_bytes)}, "
         f"arena {size(program.arena_bytes)}, compiled in {time.perf_counter() - start:.1f} s"
     )
+    _schedules(program)
     if generated.need is not None and board is not None:
         _memory(generated.need, *available)
     if generated.gpu is not None and generated.gpu.reports:
         _kernels(generated.gpu.reports)
     for note in written.notes:
         notice(note)
+
+
+def _schedules(program: Program) -> None:
+    """How many kernels have their schedule from the logs, and which."""
+    tuned = {k: r for k, r in program.reasons.items() if not is_default(r)}
+    fixed = len(program.kernels) - len(tuned)
+    if not tuned:
+        console.print(f"schedules: {fixed} by default rules, none from tuning logs")
+        return
+    console.print(
+        f"schedules: {len(tuned)} of {len(program.kernels)} from tuning logs, {fixed} by default rules"
+    )
+    for kernel, reason in tuned.items():
+        console.print(
+            f"  {kernel.removeprefix(f'{program.name}_')}: {escape(reason)}", soft_wrap=True
+        )
 
 
 def _kernels(reports: Sequence[KernelReport]) -> None:

@@ -27,7 +27,7 @@ from tilewright.errors import ModelError
 from tilewright.loop.text import to_text
 from tilewright.pipeline import build
 from tilewright.program import Program, spec_of
-from tilewright.report import StepFacts, from_facts, ideal_cycles, sentence
+from tilewright.report import StepFacts, from_facts, ideal_cycles, is_default, sentence
 from tilewright.schedule.target import load_target, target_names
 from tilewright.session import Session
 
@@ -135,7 +135,7 @@ def _show(
         table.add_row(*cells)
     console.print(table)
     total = sum(s.flops for s in steps)
-    tuned = sum(not s.reason.startswith("default") for s in steps)
+    tuned = sum(not is_default(s.reason) for s in steps)
     console.print(
         f"{len(steps)} steps, {total:,} FLOPs, {tuned} with a schedule from the tuning logs; stack accesses "
         "are instructions inside loops that touch the stack (spilled registers or scratch)"
