@@ -115,7 +115,8 @@ class Verifier:
 
     def _layers(self, inputs: Sequence[Array], inner: Mapping[str, Array], report: Report) -> None:
         """Run step by step and judge each value right after its step, before memory is reused."""
-        if isinstance(self.compiled, LinuxModel | CudaModel):  # whole runs only: its memory stays over there
+        # whole runs only: memory stays over there
+        if isinstance(self.compiled, LinuxModel | CudaModel):
             return
         session = self.compiled.session()
         session.set_inputs(inputs)
