@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from tilewright.tune.records import Source, Verdict
 
 #: Faster or slower by less than this is called the same.
 MARGIN = 0.01
 #: A turn that takes this many times the least one was disturbed by something else.
-DISTURBED = 1.2
+DISTURBED = 1.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,22 @@ def calm_ratio(mine: Sequence[float], base: Sequence[float]) -> tuple[float, flo
     """Median of mine / base over the rounds in which nothing else took the machine away, and its
     standard error; the ratio of the least times where there were hardly any."""
     a, b = np.asarray(mine), np.asarray(base)
-    calm = (a <= DISTURBED * a.min()) & (b <= DISTURBED * b.min())
+    calm = _calm(a, b)
     if calm.sum() < 3:
         return float(a.min() / b.min()), 0.05
     ratios = a[calm] / b[calm]
     ratio = float(np.median(ratios))
     spread = 1.4826 * float(np.median(np.abs(ratios - ratio)))
     return ratio, 1.2533 * spread / math.sqrt(len(ratios))
+
+
+def calm_rounds(mine: Sequence[float], base: Sequence[float]) -> int:
+    """In how many rounds nothing disturbed either side."""
+    return int(_calm(np.asarray(mine), np.asarray(base)).sum()) if mine else 0
+
+
+def _calm(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    return (a <= DISTURBED * a.min()) & (b <= DISTURBED * b.min())
 
 
 def one_line(err: Exception | str) -> str:

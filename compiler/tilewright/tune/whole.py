@@ -25,13 +25,16 @@ from tilewright.session import Session
 from tilewright.tune.identity import node_extents, node_hash
 from tilewright.tune.library import Library, node_choice
 from tilewright.tune.records import Record
-from tilewright.tune.verdicts import calm_ratio
+from tilewright.tune.verdicts import calm_ratio, calm_rounds
 
 #: Another way to compute may differ from the operator's own by this share of the largest magnitude.
 TOLERANCE = 1e-3
 #: A schedule loses in place if its steps take longer than the default's by this share and this time.
 SLACK = 0.02
 SLACK_SECONDS = 3e-7
+#: Rounds of whole models at least; how long to wait for as many again that nothing disturbed.
+ROUNDS = 25
+LAST_SECONDS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,7 @@ def compare(
     plain = Library(after.target, ways=after.ways)
     c = _session(graph, target, plain) if any(w.variant for w in after.ways.values()) else a
     once = _timed(a)
-    rounds = max(10, min(60, int(0.25 * seconds / (2 * once))))
+    rounds = max(ROUNDS, min(100, int(0.25 * seconds / (2 * once))))
     tuned, default = _steps_in_place((b, c), rounds)
     symbols = {k.name: h for k, h in zip(b.program.kernels, kernels, strict=True)}
     steps: dict[str, tuple[float, float]] = {}
@@ -212,7 +215,10 @@ def compare(
     turns_a: list[float] = []
     turns_b: list[float] = []
     repeat = max(1, int(2e-3 / once))
-    for _ in range(max(8, min(100, int(0.5 * seconds / (2 * (repeat + 1) * once))))):
+    end = time.monotonic() + max(0.3 * seconds, LAST_SECONDS)
+    while len(turns_a) < ROUNDS or (
+        calm_rounds(turns_a, turns_b) < 2 * ROUNDS and time.monotonic() < end
+    ):
         turns_a.append(_timed(a, repeat))
         turns_b.append(_timed(b, repeat))
     ratio, _ = calm_ratio(turns_a, turns_b)
