@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graph_helpers import Builder
 from ssh_server import Server
 
 from tilewright import api
@@ -18,6 +19,7 @@ from tilewright.bench.verify import Verifier, relative_error
 from tilewright.bench.zoo import ZooError, fetch, zoo
 from tilewright.cli import main
 from tilewright.codegen.llvm import runs_here
+from tilewright.core.dtypes import F32, I8
 from tilewright.device.base import Device
 from tilewright.device.choose import device_for
 from tilewright.device.count import counting_options
@@ -82,6 +84,23 @@ def test_every_core_gives_the_same(core: str, kind: str) -> None:
 @pytest.mark.parametrize("name", ["mobilenetv1_025_vww", "resnet8_ic", "autoencoder_ad"])
 def test_models(name: str) -> None:
     same_as_here(DATA / f"mlperftiny_{name}_fp32_randw.onnx", "cortex-a76")
+
+
+@needs_qemu
+@pytest.mark.parametrize("channels", [1, 3, 6, 7, 13])
+def test_parts_of_vectors(channels: int) -> None:
+    """Whatever is left of a vector goes to memory in powers of two; int8 tensors sum exactly."""
+    rng = np.random.default_rng(channels)
+    for dtype, kind in ((F32, np.float32), (I8, np.int8)):
+        b = Builder()
+        b.input("x", (1, 16, 9, 9), dtype)
+        weight = rng.integers(-9, 9, (channels, 16, 3, 3)).astype(kind)
+        b.graph.add_constant("w", weight)
+        b.conv("y", "x", "w", pads=(1, 1, 1, 1))
+        graph = b.done("y")
+        x = rng.integers(-99, 99, (1, 16, 9, 9)).astype(kind)
+        there, here = api.compile(graph, "cortex-a76"), api.compile(graph)
+        np.testing.assert_array_equal(there(x)[0], here(x)[0])
 
 
 @needs_qemu
@@ -185,6 +204,27 @@ def test_candidates_over_ssh(ssh_device: Server, tmp_path: Path) -> None:
     units = [unit_of(program), crashing(program, tmp_path)]
     good, bad = measure(units, inputs_of(program), program.target, ssh_device.url, rounds=3)
     assert good.least > 0 and not good.error and bad.error
+
+
+@needs_cc
+@pytest.mark.skipif(not shutil.which("timeout"), reason="timeout is not installed")
+def test_nothing_runs_on_over_there(ssh_device: Server) -> None:
+    program = build(SMALL)
+    device = device_for(program.target, ssh_device.url)
+    with (
+        LinuxProgram([unit_of(program)], program.target.triple, device) as linked,
+        pytest.raises(TargetError, match=r"did not finish within 1 s"),
+    ):
+        linked.run([inputs_of(program)], rounds=1000000, timeout=1)
+    here = [p for p in Path("/proc").glob("[0-9]*/cmdline") if _says(p, b"./models\x001000000")]
+    assert not here
+
+
+def _says(file: Path, text: bytes) -> bool:
+    try:
+        return text in file.read_bytes()
+    except OSError:
+        return False
 
 
 def test_ssh_refuses(ssh_device: Server) -> None:

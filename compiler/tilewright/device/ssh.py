@@ -11,6 +11,7 @@ with options (`ssh -F file`).
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import shlex
@@ -36,7 +37,7 @@ _INSTALL = (
 )
 _RUN = (
     "cd {folder} && rm -f {fetch} && tar -xf - && "
-    "{{ ./{program} {arguments} > {report} 2> {errors} < /dev/null; echo $? > {status}; "
+    "{{ $(command -v timeout > /dev/null && echo timeout {seconds}) ./{program} {arguments} > {report} 2> {errors} < /dev/null; echo $? > {status}; "
     "printf 'tilewright-begin\\n'; "
     'set --; for f in {report} {errors} {status} {fetch}; do [ -f "$f" ] && set -- "$@" "$f"; done; '
     'tar -cf - "$@"; rm -f {report} {errors} {status} {fetch} {files}; }}'
@@ -45,6 +46,8 @@ _REPORT, _ERRORS, _STATUS = "tilewright.report", "tilewright.errors", "tilewrigh
 _PLAIN = re.compile(r"[\w.-]+")
 _FOLDER = re.compile(r"/[\w./+-]*/tilewright-\w+")
 _SETUP_SECONDS = 120.0
+#: What `timeout` on the device answers, so that nothing of ours runs on there; we wait a little longer.
+_OVERTIME, _PATIENCE = 124, 30.0
 
 
 class SshDevice:
@@ -134,9 +137,10 @@ class SshProgram:
         script = _RUN.format(
             folder=shlex.quote(self._folder), program=self._program, report=_REPORT, errors=_ERRORS,
             status=_STATUS, arguments=shlex.join(arguments), fetch=" ".join(map(_plain, fetch)) or "''",
-            files=" ".join(map(_plain, files)),
+            files=" ".join(map(_plain, files)), seconds=math.ceil(timeout),
         )  # fmt: skip
-        made = self._unpacked(self._device.shell(script, _packed(files), timeout))
+        answer = self._device.shell(script, _packed(files), timeout + _PATIENCE)
+        made = self._unpacked(answer)
         try:
             code = int(made.pop(_STATUS))
             report, errors = (made.pop(n).decode("utf-8", "replace") for n in (_REPORT, _ERRORS))
@@ -144,6 +148,8 @@ class SshProgram:
             raise TargetError(
                 f"{self._device.name} cannot be used: its answer is cut off"
             ) from None
+        if code == _OVERTIME:
+            raise overtime(self._device.name, timeout)
         return Finished(code, report, errors, {n: made[n] for n in fetch if n in made})
 
     def _unpacked(self, data: bytes) -> dict[str, bytes]:
