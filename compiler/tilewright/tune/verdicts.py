@@ -60,7 +60,8 @@ def calm_rounds(mine: Sequence[float], base: Sequence[float]) -> int:
 
 
 def _calm(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    return (a <= DISTURBED * a.min()) & (b <= DISTURBED * b.min())
+    calm: npt.NDArray[np.bool_] = (a <= DISTURBED * a.min()) & (b <= DISTURBED * b.min())
+    return calm
 
 
 def one_line(err: Exception | str) -> str:
