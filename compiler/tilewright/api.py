@@ -193,7 +193,8 @@ class Generated:
 def generate(program: Program) -> Generated:
     """Code of `program`."""
     if program.target.gpu is not None:
-        return Generated(b"", None, step_facts(program), generate_gpu(program))
+        gpu = generate_gpu(program)
+        return Generated(b"", None, step_facts(program, kernels=gpu.reports), gpu)
     text = emit_module(program.plan(), with_weights=True)
     code, listing = to_object_and_assembly(text, program.target, program.weights)
     need = None if program.target.board is None else footprint(program, code, listing)

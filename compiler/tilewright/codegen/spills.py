@@ -31,6 +31,16 @@ def calls(assembly: str) -> dict[str, set[str]]:
     }
 
 
+def function_text(assembly: str, name: str) -> str:
+    """The lines of one function (of PTX: from its declaration to its closing brace); "" if it is not
+    there, for example because it was inlined."""
+    for found, body in _functions(assembly):
+        if found == name:
+            return "\n".join([f"{name}:", *(x for x in body if not x.startswith("\t."))]) + "\n"
+    entry = re.search(rf"^\.visible \.entry {re.escape(name)}\(.*?^}}$", assembly, re.M | re.S)
+    return entry[0] + "\n" if entry else ""
+
+
 def _functions(assembly: str) -> Iterator[tuple[str, list[str]]]:
     """Names and lines of functions, without comments."""
     name = ""

@@ -14,6 +14,7 @@ from tilewright.artifact import manifest as manifests
 from tilewright.bench.inputs import make_inputs
 from tilewright.bench.roofline import Roofline, measure
 from tilewright.codegen.llvm import runs_here
+from tilewright.codegen.spills import function_text
 from tilewright.commands._common import (
     ShapeList,
     TargetName,
@@ -27,7 +28,15 @@ from tilewright.errors import ModelError
 from tilewright.loop.text import to_text
 from tilewright.pipeline import build
 from tilewright.program import Program, spec_of
-from tilewright.report import StepFacts, from_facts, ideal_cycles, is_default, sentence
+from tilewright.report import (
+    StepFacts,
+    estimated_seconds,
+    from_facts,
+    ideal_cycles,
+    in_words,
+    is_default,
+    sentence,
+)
 from tilewright.schedule.target import load_target, target_names
 from tilewright.session import Session
 
@@ -41,7 +50,8 @@ def command(
     target: TargetName = "host",
     shape: ShapeList = None,
     kernel: Annotated[
-        str | None, typer.Option(help="show this kernel's loops (of a model, not an artifact)")
+        str | None,
+        typer.Option(help="show this kernel's loops and assembly (of a model, not an artifact)"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -81,6 +91,12 @@ def _loops(program: Program, name: str) -> None:
     print(f"# {sentence([list(s.to_json()) for s in program.traces[found.name]])}")
     print(f"# {program.reasons.get(found.name, '')}")
     print(to_text(found), end="")
+    text = api.assembly(program)
+    calling = [i for i, step in enumerate(program.steps) if step.kernel == found.name]
+    code = function_text(text, found.name)
+    if not code and calling:  # inlined into the step that calls it
+        code = function_text(text, f"{program.name}_step{calling[0]}")
+    print(f"\n{code}", end="")
 
 
 def _times(program: Program) -> list[float]:
@@ -106,6 +122,8 @@ def _show(
     if as_json:
         rows: list[dict[str, Any]] = [asdict(s) for s in steps]
         for i, row in enumerate(rows):
+            row["words"] = in_words(steps[i].schedule)
+            row["intensity"] = steps[i].intensity
             row["seconds"] = times[i] if times is not None else None
             row["roofline"] = _share(steps[i], times[i], roof) if times and roof else None
         print(json.dumps({"name": name, "target": target, "steps": rows}, indent=1))
@@ -113,33 +131,41 @@ def _show(
     known = load_target(target) if target in target_names() else None
     table = Table(title=f"{name} for {target}", title_justify="left", show_lines=True)
     table.add_column("step")
-    for column in ("FLOPs", "bytes", "FLOP/byte", "time" if times else "least cycles"):
+    on_gpu = known is not None and known.gpu is not None
+    bounded = "time" if times else "least time (estimate)" if on_gpu else "least cycles (estimate)"
+    for column in ("FLOPs", "bytes", "FLOP/byte", bounded):
         table.add_column(column, justify="right")
     if times:
         table.add_column("roofline", justify="right")
-    for column in ("code", "stack accesses"):
+    for column in ("registers", "spilled bytes") if on_gpu else ("code", "stack accesses"):
         table.add_column(column, justify="right")
     table.add_column("schedule, and why", overflow="fold")
     for i, s in enumerate(steps):
         bound = f"{times[i] * 1e6:.1f} us" if times else ""
         if not times and known is not None:
-            bound = f"{ideal_cycles(s, known):.0f}"
+            least = estimated_seconds(s, known)
+            bound = f"{ideal_cycles(s, known):.0f}" if least is None else f"{least * 1e6:.2f} us"
         cells = [
             escape(f"{s.label} {list(s.shape) if s.shape else ''}\n{s.kernel}"), f"{s.flops:,}", f"{s.bytes:,}",
             f"{s.intensity:.1f}", bound,
         ]  # fmt: skip
         if times and roof:
             cells.append(f"{_share(s, times[i], roof):.0%}")
-        cells += ["" if n < 0 else str(n) for n in (s.code_bytes, s.stack_accesses)]
-        cells.append(escape(f"{sentence(s.schedule)}\n{s.reason}"))
+        made = (s.registers, s.spill_bytes) if on_gpu else (s.code_bytes, s.stack_accesses)
+        cells += ["" if n < 0 else str(n) for n in made]
+        cells.append(escape(f"{in_words(s.schedule)}\n{s.reason}"))
         table.add_row(*cells)
     console.print(table)
     total = sum(s.flops for s in steps)
     tuned = sum(not is_default(s.reason) for s in steps)
     console.print(
-        f"{len(steps)} steps, {total:,} FLOPs, {tuned} with a schedule from the tuning logs; stack accesses "
-        "are instructions inside loops that touch the stack (spilled registers or scratch)"
+        f"{len(steps)} steps, {total:,} FLOPs, {tuned} with a schedule from the tuning logs; --kernel NAME shows "
+        "the trace, loops and assembly of one"
     )
+    if not on_gpu:
+        console.print(
+            "stack accesses are instructions inside loops that touch the stack (spilled registers or scratch)"
+        )
 
 
 def _share(s: StepFacts, seconds: float, roof: Roofline) -> float:
