@@ -13,6 +13,7 @@ from tilewright.loop.ir import (
     Bitcast,
     Cast,
     Const,
+    Expr,
     For,
     FromIndex,
     If,
@@ -80,3 +81,39 @@ def test_every_statement_and_expression_round_trip() -> None:
 def test_broken_text_is_an_error(text: str, why: str) -> None:
     with pytest.raises(IRError, match=why):
         parse(text)
+
+
+def test_what_is_shared_is_printed_once_and_parsed_as_one_object() -> None:
+    x = Load("x", (ix("i"),), F32)
+    e: Expr = Unary("exp", x)
+    for _ in range(60):  # written out, this would have 2**60 terms
+        e = Binary("add", e, e)
+    body = (
+        For("i", ix(4), (Store("y", (ix("i"),), Binary("mod", e, e)), Store("y", (ix("i"),), x))),
+    )
+    params = (Param(dense("x", F32, (4,)), "in"), Param(dense("y", F32, (4,)), "out"))
+    kernel = Kernel("k", params, body)
+    text = to_text(kernel)
+    assert len(text.splitlines()) == 65 and "%1 = (%0 + %0)" in text and "(%60 % %60)" in text
+    loop = parse(text).body[0]
+    assert isinstance(loop, For) and isinstance(loop.body[0], Store)
+    value = loop.body[0].value
+    for _ in range(61):
+        assert isinstance(value, Binary) and value.a is value.b
+        value = value.a
+    assert value == Unary("exp", x)
+    assert to_text(parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("  y[0] = %0", "nothing defines `%0`"),
+        ("  %0 = exp(1.0:f32)", "no statement follows"),
+        ("  %0 = exp(1.0:f32)\n  y[0] = %0\n  y[1] = %0", "nothing defines `%0`"),
+        ("  %a = exp(1.0:f32)\n  y[0] = 1.0:f32", "expected a number"),
+    ],
+)
+def test_names_hold_for_one_statement(lines: str, says: str) -> None:
+    with pytest.raises(IRError, match=says):
+        parse(f"kernel k(out y: f32[2])\n{lines}\n")

@@ -7,6 +7,8 @@ A recursive-descent parser over indented lines; an `IRError` names the line it c
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn, get_args
 
 from tilewright.core.dtypes import ALL, DType
@@ -108,6 +110,8 @@ class _Block:
     def __init__(self, lines: list[str], at: int) -> None:
         self.lines = lines
         self.at = at
+        self.shared: dict[int, Expr] = {}
+        """Sub-expressions named for the next statement."""
 
     def block(self, indent: int) -> Block:
         out: list[Stmt] = []
@@ -115,12 +119,28 @@ class _Block:
             line = self.lines[self.at]
             if len(line) - len(line.lstrip()) != indent or line.strip() == "else:":
                 break
-            out.append(self.statement(line, indent))
+            if line.lstrip().startswith("%"):
+                self.define(line)
+            else:
+                out.append(self.statement(line, indent))
+        if self.shared:
+            raise IRError(f"cannot read `{self.lines[self.at - 1].strip()}`: no statement follows")
         return tuple(out)
+
+    def define(self, line: str) -> None:
+        """`%0 = ...`: one object for every `%0` in the statement that follows."""
+        self.at += 1
+        t = _Tokens(line, self.shared)
+        t.expect("%")
+        number = t.shared_number()
+        t.expect("=")
+        self.shared[number] = t.expr()
+        t.end()
 
     def statement(self, line: str, indent: int) -> Stmt:
         self.at += 1
-        t = _Tokens(line)
+        shared, self.shared = self.shared, {}
+        t = _Tokens(line, shared)
         word = t.peek()
         if word in ("for", *get_args(LoopKind)) and t.peek(2) == "in":
             kind = t.word()
@@ -174,8 +194,9 @@ class _Block:
 class _Tokens:
     """One line as tokens, with the grammars of index forms and expressions."""
 
-    def __init__(self, line: str) -> None:
+    def __init__(self, line: str, shared: Mapping[int, Expr] = MappingProxyType({})) -> None:
         self.line = line.strip()
+        self.shared = shared
         self.items: list[str] = []
         at = 0
         while at < len(line.rstrip()):
@@ -303,7 +324,18 @@ class _Tokens:
         self.expect(":")
         return self.dtype()
 
+    def shared_number(self) -> int:
+        token = self.next()
+        if not token.isdecimal():
+            self.fail(f"expected a number after `%`, found `{token}`")
+        return int(token)
+
     def expr(self) -> Expr:
+        if self.take("%"):
+            number = self.shared_number()
+            if number not in self.shared:
+                self.fail(f"nothing defines `%{number}`")
+            return self.shared[number]
         if self.take("("):
             a = self.expr()
             symbol = self.next()

@@ -42,7 +42,7 @@ def canonical_text(kernel: Kernel) -> str:
         word = found.group()
         return numbers.setdefault(word, f"%{len(numbers)}") if word in own else word
 
-    return _WORD.sub(rename, to_text(replace(kernel, name="k")))
+    return _WORD.sub(rename, to_text(replace(kernel, name="k"), sharing=False))
 
 
 def kernel_hash(kernel: Kernel) -> str:
