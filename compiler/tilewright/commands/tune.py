@@ -206,7 +206,7 @@ def _summary(result: Result) -> None:
     elif c is not None:
         console.print(
             f"whole model, one thread, interleaved: default {c.default * 1e3:.3f} ms, tuned "
-            f"{c.tuned * 1e3:.3f} ms (least), median ratio {c.ratio:.3f}",
+            f"{c.tuned * 1e3:.3f} ms (least), ratio {c.ratio:.3f}",
             soft_wrap=True,
         )
     elif state.source != "measured":

@@ -31,7 +31,7 @@ from tilewright.tune.admit import admit, finish
 from tilewright.tune.data import Array, aligned, departure, make_data, memory
 from tilewright.tune.estimate import estimate
 from tilewright.tune.identity import extents, kernel_hash, volume
-from tilewright.tune.verdicts import Outcome, calm_ratio, one_line, verdict_of
+from tilewright.tune.verdicts import Outcome, one_line, paired_ratio, verdict_of
 
 #: A candidate this much slower after the first rounds is not timed any further.
 HOPELESS = 1.15
@@ -158,7 +158,7 @@ def _timed(bench: _Bench, running: dict[int, _Code], rounds: int) -> dict[int, O
 
 
 def _judged(mine: Sequence[float], base: Sequence[float]) -> Outcome:
-    ratio, error = calm_ratio(mine, base)
+    ratio, error = paired_ratio(mine, base)
     verdict = verdict_of(ratio, error)
     if verdict == "faster" and min(mine) >= min(base):
         verdict = "same"

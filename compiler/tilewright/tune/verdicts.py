@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from tilewright.tune.records import Source, Verdict
 
 #: Faster or slower by less than this is called the same.
 MARGIN = 0.01
-#: A turn that takes this many times the least one was disturbed by something else.
-DISTURBED = 1.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +38,21 @@ def verdict_of(ratio: float, error: float) -> Verdict:
     return "slower" if ratio - 2 * error > 1 + MARGIN else "same"
 
 
-def calm_ratio(mine: Sequence[float], base: Sequence[float]) -> tuple[float, float]:
-    """Median of mine / base over the rounds in which nothing else took the machine away, and its
-    standard error; the ratio of the least times where there were hardly any."""
-    a, b = np.asarray(mine), np.asarray(base)
-    calm = _calm(a, b)
-    if calm.sum() < 3:
-        return float(a.min() / b.min()), 0.05
-    ratios = a[calm] / b[calm]
-    ratio = float(np.median(ratios))
-    spread = 1.4826 * float(np.median(np.abs(ratios - ratio)))
-    return ratio, 1.2533 * spread / math.sqrt(len(ratios))
+def paired_ratio(mine: Sequence[float], base: Sequence[float]) -> tuple[float, float]:
+    """mine / base from rounds in which both ran one after the other, and its standard error.
 
-
-def calm_rounds(mine: Sequence[float], base: Sequence[float]) -> int:
-    """In how many rounds nothing disturbed either side."""
-    return int(_calm(np.asarray(mine), np.asarray(base)).sum()) if mine else 0
-
-
-def _calm(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    calm: npt.NDArray[np.bool_] = (a <= DISTURBED * a.min()) & (b <= DISTURBED * b.min())
-    return calm
+    The middle of the shortest interval that holds half of the rounds' ratios: a neighbour that comes and
+    goes slows down one side of some rounds, either one, and those lie outside.
+    """
+    ratios = np.sort(np.log(np.asarray(mine) / np.asarray(base)))
+    n = len(ratios)
+    half = n // 2 + 1
+    if n >= 6:
+        widths = ratios[half - 1 :] - ratios[: n - half + 1]
+        start = int(np.argmin(widths))
+        ratios = ratios[start : start + half]
+    ratio, spread = math.exp(float(np.median(ratios))), float(ratios[-1] - ratios[0]) / 1.35
+    return ratio, ratio * spread / math.sqrt(n)
 
 
 def one_line(err: Exception | str) -> str:

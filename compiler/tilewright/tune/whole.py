@@ -7,7 +7,6 @@ the caches as its predecessors left them.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from tilewright.session import Session
 from tilewright.tune.identity import node_extents, node_hash
 from tilewright.tune.library import Library, node_choice
 from tilewright.tune.records import Record
-from tilewright.tune.verdicts import calm_ratio, calm_rounds
+from tilewright.tune.verdicts import paired_ratio
 
 #: Another way to compute may differ from the operator's own by this share of the largest magnitude.
 TOLERANCE = 1e-3
@@ -55,7 +54,7 @@ class WayTimes:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Least and median seconds of a run with default schedules and with tuned ones, interleaved;
-    `steps`: kernel hash -> (default, tuned) least seconds of its steps in place; `losers`: kernels whose
+    `steps`: kernel hash -> (default, tuned) seconds of its steps in place; `losers`: kernels whose
     schedule was slower there and is not part of `tuned`."""
 
     default: float
@@ -94,7 +93,8 @@ def time_ways(graph: Graph, target: Target, library: Library, rounds: int) -> li
     values: dict[tuple[str, str], Array] = {}
     for name, session in built.items():
         values.update({(name, v): a for v, a in _values(session).items()})
-    times = dict(zip(built, _steps_in_place(list(built.values()), rounds), strict=True))
+    turns = _steps_in_place(list(built.values()), rounds)
+    times = {w: np.median(t, axis=0).tolist() for w, t in zip(built, turns, strict=True)}
     found: list[WayTimes] = []
     for node in nodes.values():
         seconds = {w: _node_seconds(built[w].program, t, node.name) for w, t in times.items()}
@@ -159,18 +159,18 @@ def _values(session: Session) -> dict[str, Array]:
     return out
 
 
-def _steps_in_place(sessions: Sequence[Session], rounds: int) -> list[list[float]]:
-    """Least seconds of every step of every model over whole runs, which take turns."""
-    best = [[math.inf] * len(s.program.steps) for s in sessions]
+def _steps_in_place(sessions: Sequence[Session], rounds: int) -> list[Array]:
+    """Seconds of every step of every model, rounds x steps, over whole runs that take turns."""
+    times = [np.zeros((rounds, len(s.program.steps))) for s in sessions]
     for s in sessions:
         s.run()
-    for _ in range(rounds):
-        for session, times in zip(sessions, best, strict=True):
-            for i in range(len(times)):
+    for r in range(rounds):
+        for session, table in zip(sessions, times, strict=True):
+            for i in range(table.shape[1]):
                 start = time.perf_counter()
                 session.run_step(i)
-                times[i] = min(times[i], time.perf_counter() - start)
-    return best
+                table[r, i] = time.perf_counter() - start
+    return times
 
 
 def compare(
@@ -191,20 +191,7 @@ def compare(
     c = _session(graph, target, plain) if any(w.variant for w in after.ways.values()) else a
     once = _timed(a)
     rounds = max(ROUNDS, min(100, int(0.25 * seconds / (2 * once))))
-    tuned, default = _steps_in_place((b, c), rounds)
-    symbols = {k.name: h for k, h in zip(b.program.kernels, kernels, strict=True)}
-    steps: dict[str, tuple[float, float]] = {}
-    losers: dict[str, str] = {}
-    for s, t, d in zip(b.program.steps, tuned, default, strict=True):
-        digest, operator = symbols[s.kernel]
-        was = steps.get(digest, (0.0, 0.0))
-        steps[digest] = (was[0] + d, was[1] + t)
-        calls = sum(x.kernel == s.kernel for x in b.program.steps)
-        lost = steps[digest][1] > (1 + SLACK) * steps[digest][0] + SLACK_SECONDS * calls
-        if lost and b.program.reasons[s.kernel].startswith(("log", "transferred")):
-            losers[digest] = operator
-        else:
-            losers.pop(digest, None)
+    steps, losers = _judge_steps(b, c, kernels, rounds)
     if losers:
         back = {
             h: Record(kind="winner", kernel=h, target=after.target, operator=o, verdict="retracted")
@@ -216,16 +203,35 @@ def compare(
     turns_b: list[float] = []
     repeat = max(1, int(2e-3 / once))
     end = time.monotonic() + max(0.3 * seconds, LAST_SECONDS)
-    while len(turns_a) < ROUNDS or (
-        calm_rounds(turns_a, turns_b) < 2 * ROUNDS and time.monotonic() < end
-    ):
+    while len(turns_a) < ROUNDS or (len(turns_a) < 8 * ROUNDS and time.monotonic() < end):
         turns_a.append(_timed(a, repeat))
         turns_b.append(_timed(b, repeat))
-    ratio, _ = calm_ratio(turns_a, turns_b)
+    ratio, _ = paired_ratio(turns_a, turns_b)
     return Comparison(
         min(turns_a), min(turns_b), float(np.median(turns_a)), float(np.median(turns_b)),
         ratio, steps, tuple(losers), error,
     )  # fmt: skip
+
+
+def _judge_steps(
+    tuned: Session, default: Session, kernels: Sequence[tuple[str, str]], rounds: int
+) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+    """Per kernel hash (default, tuned) seconds in place, and operators of those that are slower."""
+    times = _steps_in_place((tuned, default), rounds)
+    program = tuned.program
+    found: dict[str, tuple[float, float]] = {}
+    losers: dict[str, str] = {}
+    for kernel, (digest, operator) in zip(program.kernels, kernels, strict=True):
+        mine = [i for i, s in enumerate(program.steps) if s.kernel == kernel.name]
+        t, d = (x[:, mine].sum(axis=1) for x in times)
+        ratio, error = paired_ratio(t, d)
+        base = float(np.median(d))
+        found[digest] = (base, base * ratio)
+        searched = program.reasons[kernel.name].startswith(("log", "transferred"))
+        lost = (ratio - error - 1) * base > SLACK * base + SLACK_SECONDS * len(mine)
+        if searched and lost:
+            losers[digest] = operator
+    return found, losers
 
 
 def _session(graph: Graph, target: Target, library: Library) -> Session:
