@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import gcd
 from typing import Any
 
 from tilewright.artifact.cuda.text import Argument, Image
@@ -68,7 +69,18 @@ def generate_gpu(program: Program) -> GpuCode:
 
 def gpu_assembly(program: Program) -> str:
     """PTX of all kernels."""
-    return to_assembly(emit_cuda(program.kernels, program.target), program.target)
+    text = emit_cuda(program.kernels, program.target, _alignments(program))
+    return to_assembly(text, program.target)
+
+
+def _alignments(program: Program) -> dict[str, list[int]]:
+    """Bytes, up to 16, that every step's pointers are multiples of: bases come from the driver's allocator,
+    which aligns to 256."""
+    found: dict[str, list[int]] = {}
+    for s in program.steps:
+        old = found.get(s.kernel, [16] * len(s.places))
+        found[s.kernel] = [gcd(a, p.offset) for a, p in zip(old, s.places, strict=True)]
+    return found
 
 
 def _check(name: str, launch: Launch, threads: int, shared: int) -> None:

@@ -3,19 +3,20 @@
 In: a finished kernel whose loops are bound to a GPU's axes (see docs/gpu.md), and a `Target` with `[gpu]`.
 Out: PTX text and how to launch it.
 Invariant: the grid and the blocks have one dim; a loop of blocks or a nest of threads finds its indices by
-dividing. Scratch that the threads of a nest index by themselves becomes private; a nest of threads ends
-with a barrier wherever another one follows. Loops that are narrower than the launch are guarded.
+dividing. Scratch that the threads of a nest index by themselves becomes private; threads wait for each
+other where `codegen.barriers` says so. Loops that are narrower than the launch are guarded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from math import prod
+from math import gcd, prod
 
 from tilewright.codegen.addressing import Slot
+from tilewright.codegen.barriers import barriers, has_threads
 from tilewright.codegen.kernel import Emitter
 from tilewright.codegen.values import memory_type
 from tilewright.core.index import Ix, bounds, variables
@@ -26,6 +27,8 @@ from tilewright.schedule.target import Target
 
 _TID = "llvm.nvvm.read.ptx.sreg.tid.x"
 _CTAID = "llvm.nvvm.read.ptx.sreg.ctaid.x"
+#: Bytes of the widest access to memory.
+_WIDEST = 16
 _BARRIER = "llvm.nvvm.barrier.cta.sync.aligned.all"
 
 
@@ -85,13 +88,18 @@ def _nest(s: For, ranges: dict[str, tuple[int, int]]) -> tuple[list[tuple[For, i
     return nest, body
 
 
-def emit_cuda(kernels: Sequence[Kernel], target: Target) -> str:
-    """LLVM IR of kernels as one module; each entry is called like its kernel."""
+def emit_cuda(
+    kernels: Sequence[Kernel], target: Target, aligned: Mapping[str, Sequence[int]] | None = None
+) -> str:
+    """LLVM IR of kernels as one module; each entry is called like its kernel.
+
+    `aligned` has, by kernel, the bytes that the addresses of its parameters are multiples of.
+    """
     declarations: dict[str, None] = {}
     parts: list[str] = []
     attributes: list[str] = []
     for i, kernel in enumerate(kernels):
-        emitter = _CudaEmitter(kernel, target, f"#{i}")
+        emitter = _CudaEmitter(kernel, target, f"#{i}", (aligned or {}).get(kernel.name, ()))
         text = emitter.function()
         declarations.update(emitter.declarations)
         parts += [*emitter.globals, text]
@@ -100,7 +108,7 @@ def emit_cuda(kernels: Sequence[Kernel], target: Target) -> str:
             f'"nvvm.maxntid"="{emitter.launch.threads}" '
             f'"nvvm.minctasm"="{_resident(emitter.launch)}" }}'
         )
-    tail = ["!0 = distinct !{!0, !1}", '!1 = !{!"llvm.loop.unroll.disable"}']
+    tail = ["!0 = distinct !{!0}"]  # LLVM leaves loops alone by its options; ptxas knows registers
     head = f'target triple = "{target.triple}"'
     return "\n\n".join([head, *declarations, *parts, *attributes, *tail]) + "\n"
 
@@ -113,7 +121,9 @@ def _resident(launch: Launch) -> int:
 
 
 class _CudaEmitter(Emitter):
-    def __init__(self, kernel: Kernel, target: Target, attributes: str) -> None:
+    def __init__(
+        self, kernel: Kernel, target: Target, attributes: str, aligned: Sequence[int]
+    ) -> None:
         # 32-bit indices: half the registers, and no tensor has 2^31 elements
         super().__init__(kernel, replace(target, pointer_bytes=4))
         self.launch = launch_of(kernel)
@@ -122,7 +132,9 @@ class _CudaEmitter(Emitter):
         self.private = _private_dims(kernel.body)
         self.inside_threads = False
         self.tid = self.block_index = ""
-        self.barriers = False
+        self.barriers = barriers(kernel)
+        names = [p.buffer.name for p in kernel.params]
+        self.aligned = dict(zip(names, aligned, strict=False))
 
     def function(self) -> str:
         params: list[str] = []
@@ -130,7 +142,8 @@ class _CudaEmitter(Emitter):
             b = p.buffer
             self.slots[b.name] = Slot(b, f"%{b.name}", b.strides, False)
             access = "readonly " if p.role != "out" else ""
-            params.append(f"ptr noalias {access}align {b.dtype.bytes} %{b.name}")
+            align = max(self.aligned.get(b.name, 0), b.dtype.bytes)
+            params.append(f"ptr noalias {access}align {align} %{b.name}")
         self.tid = self.special(_TID, self.launch.threads)
         self.block_index = self.special(_CTAID, self.launch.blocks)
         self.top(self.kernel.body)
@@ -158,7 +171,7 @@ class _CudaEmitter(Emitter):
                     assert isinstance(s, For)
                     self.grid(s)
                 continue
-            run = self.cooperate if _has_threads(statements) else self.alone
+            run = self.block if has_threads(statements) else self.alone
             emit = partial(run, statements)
             self.guarded(self.block_index, 1, self.launch.blocks, emit)
 
@@ -173,22 +186,27 @@ class _CudaEmitter(Emitter):
 
         def emit() -> None:
             self.indices([(f.var, n) for f, n in zip(nest, sizes, strict=True)], self.block_index)
-            (self.cooperate if _has_threads(body) else self.alone)(body)
+            (self.block if has_threads(body) else self.alone)(body)
 
         self.guarded(self.block_index, prod(sizes), self.launch.blocks, emit)
 
     def alone(self, block: Block) -> None:
         """Statements without threads: the first thread runs them."""
+        if any(id(s) in self.barriers for s in block):
+            self.barrier()
         self.inside_threads = True
         self.guarded(self.tid, 1, self.launch.threads, partial(self.block, block))
         self.inside_threads = False
 
-    def cooperate(self, block: Block) -> None:
-        """Statements of a block: loops run by all threads together, and nests of threads."""
-        nests = sum(isinstance(s, For) and s.kind == "thread" for s in block)
-        repeated = any(isinstance(s, For) and s.kind != "thread" for s in block)
-        self.barriers = nests > 1 or repeated
-        self.block(block)
+    def statement(self, stmt: object) -> None:
+        """A statement; a block's threads wait for each other before it where they must."""
+        if not self.inside_threads and id(stmt) in self.barriers:
+            self.barrier()
+        super().statement(stmt)
+
+    def barrier(self) -> None:
+        self.declare(f"declare void @{_BARRIER}(i32)")
+        self.emit(f"call void @{_BARRIER}(i32 0)")
 
     def indices(self, sizes: Sequence[tuple[str, int]], linear: str) -> None:
         """Split a linear index over loops, the innermost fastest."""
@@ -236,9 +254,6 @@ class _CudaEmitter(Emitter):
 
         self.guarded(self.tid, prod(n for _, n in nest), self.launch.threads, emit)
         self.inside_threads = False
-        if self.barriers:
-            self.declare(f"declare void @{_BARRIER}(i32)")
-            self.emit(f"call void @{_BARRIER}(i32 0)")
 
     def narrow(self, nest: Sequence[tuple[For, int]], body: Block) -> None:
         """Leave out the threads beyond extents that are not constant."""
@@ -259,17 +274,25 @@ class _CudaEmitter(Emitter):
 
     # ---- memory
 
+    def alignment(self, slot: Slot, offset: Ix) -> int:
+        """What the base and the steps of the offset have in common: LLVM joins neighbours up to 16 bytes."""
+        size = slot.buffer.dtype.bytes
+        steps = (abs(c) * size for c in (offset.const, *(c for _, c in offset.terms)))
+        common = gcd(self.aligned.get(slot.buffer.name, size), *steps)
+        return common & -common
+
     def alloc(self, buffer: Buffer) -> None:
         if buffer.space == "shared":
             kind = memory_type(buffer.dtype)
             name = f"@{self.kernel.name}.{buffer.name}"
             size = prod(buffer.shape)
             self.globals.append(
-                f"{name} = internal addrspace(3) global [{size} x {kind}] poison, align 16"
+                f"{name} = internal addrspace(3) global [{size} x {kind}] poison, align {_WIDEST}"
             )
             ptr = self.fresh(buffer.name)
             self.entry.append(f"  {ptr} = addrspacecast ptr addrspace(3) {name} to ptr")
             self.slots[buffer.name] = Slot(buffer, ptr, buffer.strides, True, size)
+            self.aligned[buffer.name] = _WIDEST
             return
         dims = self.private.get(buffer.name, frozenset())
         if self.inside_threads or not dims:
@@ -285,10 +308,6 @@ class _CudaEmitter(Emitter):
         for i, s in zip(kept, slot.strides, strict=True):
             strides[i] = s
         self.slots[buffer.name] = replace(slot, buffer=buffer, strides=tuple(strides))
-
-
-def _has_threads(block: Block) -> bool:
-    return any(isinstance(s, For) and s.kind == "thread" for s in walk(block))
 
 
 def _private_dims(body: Block) -> dict[str, frozenset[int]]:

@@ -283,7 +283,13 @@ class Emitter(Addressing):
         return self.pack_lanes(lanes, vec.lanes)
 
     def load_scalar(self, slot: Slot, offset: Ix) -> Value:
-        return self.load_vector(self.address(slot, offset), slot.buffer.dtype, 1, None)
+        align = self.alignment(slot, offset)
+        return self.load_vector(self.address(slot, offset), slot.buffer.dtype, 1, None, align)
+
+    def alignment(self, slot: Slot, offset: Ix) -> int:
+        """Bytes that the address of an element is a multiple of; 0: of its size, more is not asked."""
+        del slot, offset
+        return 0
 
     def store(self, buffer: str, index: tuple[Ix, ...], value: Value) -> None:
         slot = self.slots[buffer]
@@ -292,7 +298,8 @@ class Emitter(Addressing):
         if not varying:
             if value.lanes > 1:
                 raise IRError(f"{self.kernel.name}: a vector is stored to one element of {buffer}")
-            self.store_vector(self.address(slot, offset), value, None)
+            align = self.alignment(slot, offset)
+            self.store_vector(self.address(slot, offset), value, None, align)
             return
         vec = self.vector
         assert vec is not None

@@ -191,12 +191,14 @@ class Builder:
             "<" + ", ".join(f"i1 {'true' if i < active else 'false'}" for i in range(lanes)) + ">"
         )
 
-    def load_vector(self, ptr: str, dtype: DType, lanes: int, active: int | None) -> Value:
-        """Load `lanes` elements, or only the first `active` of them."""
+    def load_vector(
+        self, ptr: str, dtype: DType, lanes: int, active: int | None, align: int = 0
+    ) -> Value:
+        """Load `lanes` elements, or only the first `active`; `align` is 0 or more than an element's."""
         element = memory_type(dtype)
         kind = element if lanes == 1 else f"<{lanes} x {element}>"
         if active is None:
-            raw = self.op(f"load {kind}, ptr {ptr}, align {dtype.bytes}")
+            raw = self.op(f"load {kind}, ptr {ptr}, align {align or dtype.bytes}")
         elif not self.masked:
             raw = partial.load_pieces(self, ptr, dtype, lanes, active)
         else:
@@ -211,15 +213,15 @@ class Builder:
             raw = self.op(f"trunc {kind} {raw} to {llvm_type(BOOL, lanes)}")
         return Value(raw, dtype, lanes)
 
-    def store_vector(self, ptr: str, v: Value, active: int | None) -> None:
-        """Store all lanes, or only the first `active`."""
+    def store_vector(self, ptr: str, v: Value, active: int | None, align: int = 0) -> None:
+        """Store all lanes, or only the first `active`; `align` as in `load_vector`."""
         element = memory_type(v.dtype)
         kind = element if v.lanes == 1 else f"<{v.lanes} x {element}>"
         ssa = v.ssa
         if v.dtype is BOOL:
             ssa = self.op(f"zext {v.type} {ssa} to {kind}")
         if active is None:
-            self.emit(f"store {kind} {ssa}, ptr {ptr}, align {v.dtype.bytes}")
+            self.emit(f"store {kind} {ssa}, ptr {ptr}, align {align or v.dtype.bytes}")
             return
         if not self.masked:
             partial.store_pieces(self, ptr, ssa, v.dtype, v.lanes, active)

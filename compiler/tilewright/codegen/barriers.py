@@ -1,0 +1,168 @@
+"""Where the threads of a block must wait for each other.
+
+In: a kernel whose loops are bound to blocks and threads. Out: the statements that need a barrier before them.
+Invariant: between two statements that touch the same element of shared or global memory from different
+threads, one of them writing, there is a barrier on every path. Conservative: what is not proved to be
+apart is taken to meet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tilewright.core.index import Extremum, FloorDiv, Ix, Mod, bounds, simplify, variables
+from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Stmt
+from tilewright.loop.rewrite import Ranges, accesses, walk
+
+Numbers = npt.NDArray[Any]
+
+#: More points than this are not tried: a tile in shared memory has at most 12288 floats.
+MOST_POINTS = 1 << 15
+
+
+@dataclass(frozen=True, slots=True)
+class _Touch:
+    """An access: element `at` of a buffer, as a flat offset."""
+
+    buffer: str
+    at: Ix
+    store: bool
+
+
+def has_threads(block: Block) -> bool:
+    """Whether there are loops of threads in a block."""
+    return any(isinstance(s, For) and s.kind == "thread" for s in walk(block))
+
+
+def barriers(kernel: Kernel) -> frozenset[int]:
+    """Identities (`id`) of the statements outside threads that need a barrier before them.
+
+    A run of statements without threads stands for itself with its first one.
+    """
+    common = {p.buffer.name: p.buffer for p in kernel.params if p.role == "out"}
+    for s in walk(kernel.body):
+        if isinstance(s, Alloc) and s.buffer.space == "shared":
+            common[s.buffer.name] = s.buffer
+    scan = _Scan(common)
+    scan.block(kernel.body, (), {})
+    return frozenset(scan.before)
+
+
+class _Scan:
+    """Walks over a block in the order of execution; `pending` is what was touched since a barrier."""
+
+    def __init__(self, common: dict[str, Buffer]) -> None:
+        self.common = common
+        self.before: set[int] = set()
+
+    def block(
+        self, block: Block, pending: tuple[_Touch, ...], ranges: Ranges
+    ) -> tuple[_Touch, ...]:
+        for s in block:
+            if isinstance(s, For) and s.kind != "thread" and has_threads(s.body):
+                pending = self.loop(s, pending, ranges)
+            elif isinstance(s, If) and has_threads((*s.then, *s.orelse)):
+                ways = [self.block(b, pending, ranges) for b in (s.then, s.orelse)]
+                pending = tuple(dict.fromkeys((*ways[0], *ways[1])))
+            else:
+                pending = self.event(s, pending, ranges)
+        return pending
+
+    def event(self, s: Stmt, pending: tuple[_Touch, ...], ranges: Ranges) -> tuple[_Touch, ...]:
+        touched = self.touches((s,), ranges)
+        if id(s) in self.before or any(
+            a.buffer == b.buffer and (a.store or b.store) for a in pending for b in touched
+        ):
+            self.before.add(id(s))
+            return touched
+        return tuple(dict.fromkeys((*pending, *touched)))
+
+    def loop(self, s: For, pending: tuple[_Touch, ...], ranges: Ranges) -> tuple[_Touch, ...]:
+        _, hi = bounds(s.extent, ranges)
+        inner = {**ranges, s.var: (0, hi - 1)} if hi is not None else ranges
+        once = self.block(s.body, pending, inner)
+        if s.kind != "block":  # iterations follow each other in one block
+            apart = self.apart(s, inner)
+            self.block(s.body, tuple(t for t in once if t.buffer not in apart), inner)
+        surely = s.extent.is_const and s.extent.const > 0
+        return once if surely else tuple(dict.fromkeys((*pending, *once)))
+
+    def touches(self, block: Block, ranges: Ranges) -> tuple[_Touch, ...]:
+        """Accesses of buffers that threads share."""
+        inner = {**ranges, **_inside(block, ranges)}
+        found: dict[_Touch, None] = {}
+        for name, index, store in accesses(block):
+            if name in self.common:
+                at = Ix(0)
+                for i, stride in zip(index, self.common[name].strides, strict=True):
+                    at = at + i * stride
+                found[_Touch(name, simplify(at, inner), store)] = None
+        return tuple(found)
+
+    def apart(self, s: For, ranges: Ranges) -> frozenset[str]:
+        """Buffers of which different iterations of a loop touch different elements: all are tried."""
+        inner = {**ranges, **_inside(s.body, ranges)}
+        moving = {s.var, *(inner.keys() - ranges.keys())}
+        bases: dict[str, set[Ix]] = {}
+        parts: dict[str, set[Ix]] = {}
+        for t in self.touches(s.body, ranges):
+            own = [term for term in t.at.terms if variables(Ix(0, (term,))) & moving]
+            stays = [term for term in t.at.terms if term not in own]
+            bases.setdefault(t.buffer, set()).add(Ix(0, tuple(stays)))
+            parts.setdefault(t.buffer, set()).add(Ix(t.at.const, tuple(own)))
+        return frozenset(
+            b for b, forms in parts.items()
+            if len(bases[b]) == 1 and _disjoint(forms, s.var, {v: inner[v] for v in moving if v in inner})
+        )  # fmt: skip
+
+
+def _disjoint(forms: set[Ix], var: str, ranges: Ranges) -> bool:
+    """Whether no value of `forms` belongs to two values of the variable `var`."""
+    values: list[Numbers] = []
+    owners: list[Numbers] = []
+    for form in forms:
+        names = sorted(variables(form) | {var})
+        if not ranges.keys() >= set(names):
+            return False
+        sizes = [ranges[n][1] + 1 for n in names]
+        if prod(sizes) > MOST_POINTS:
+            return False
+        points = dict(zip(names, np.indices(sizes).reshape(len(sizes), -1), strict=True))
+        values.append(np.broadcast_to(_value(form, points), points[var].shape))
+        owners.append(points[var])
+    pairs = np.unique(np.stack([np.concatenate(values), np.concatenate(owners)]), axis=1)
+    return bool(len(np.unique(pairs[0])) == pairs.shape[1])
+
+
+def _value(form: Ix, points: dict[str, Numbers]) -> Numbers:
+    """An index form at many points."""
+    total: Numbers = np.asarray(form.const)
+    for atom, coef in form.terms:
+        match atom:
+            case str():
+                v = points[atom]
+            case FloorDiv(num, den):
+                v = _value(num, points) // den
+            case Mod(num, den):
+                v = _value(num, points) % den
+            case Extremum(op, x, y):
+                pick = np.minimum if op == "min" else np.maximum
+                v = pick(_value(x, points), _value(y, points))
+        total = total + coef * v
+    return total
+
+
+def _inside(block: Block, ranges: Ranges) -> Ranges:
+    """Ranges of the loops in a block."""
+    found: Ranges = {}
+    for s in walk(block):
+        if isinstance(s, For):
+            _, hi = bounds(s.extent, {**ranges, **found})
+            if hi is not None:
+                found[s.var] = (0, hi - 1)
+    return found
