@@ -156,6 +156,11 @@ class Addressing(values.Builder):
             return self.op(f"getelementptr i8, ptr {base}, {self.word} {offset.const * size}")
         return base
 
+    def alignment(self, slot: Slot, offset: Ix) -> int:
+        """Bytes that the address of an element is a multiple of; 0: of its size, more is not asked."""
+        del slot, offset
+        return 0
+
     def lane_names(self, form: Ix) -> set[str]:
         """Variables of `form` that differ from lane to lane of the current vector loop."""
         if self.vector is None:

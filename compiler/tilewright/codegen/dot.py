@@ -25,6 +25,8 @@ def emit_dot(at: Addressing, e: Dot, c: Value, instructions: tuple[str, ...]) ->
         return _vmladava(at, e, a, b, c)
     if "smlad" in instructions:
         return _smlad(at, e, a, b, c)
+    if "dp4a" in instructions and e.extent % 4 == 0:
+        return _dp4a(at, e, a, b, c)
     return None
 
 
@@ -43,6 +45,23 @@ def _bytes(at: Addressing, e: Expr, var: str) -> _Run | None:
             if coefficient(offset, var) == 1:
                 return _Run(buffer, substitute(offset, {var: Ix(0)}), dtype)
     return None
+
+
+# ---------------------------------------------------------------- CUDA: four products of two words
+
+
+def _dp4a(at: Addressing, e: Dot, a: _Run, b: _Run, c: Value) -> Value | None:
+    """GPUs read words from multiples of four bytes only: None where that is not proved."""
+    if any((at.alignment(at.slots[r.buffer], r.offset) or 1) % 4 for r in (a, b)):
+        return None
+    kinds = ".".join("s" if r.dtype is I8 else "u" for r in (a, b))
+    at.declare(f"declare i32 @llvm.nvvm.idp4a.{kinds}(i32, i32, i32)")
+    total = c.ssa
+    for k in range(0, e.extent, 4):
+        words = [at.address(at.slots[r.buffer], r.offset + k) for r in (a, b)]
+        x, y = (at.op(f"load i32, ptr {w}, align 4") for w in words)
+        total = at.op(f"call i32 @llvm.nvvm.idp4a.{kinds}(i32 {x}, i32 {y}, i32 {total})")
+    return Value(total, I32, 1)
 
 
 # ---------------------------------------------------------------- AArch64: four products per lane

@@ -286,11 +286,6 @@ class Emitter(Addressing):
         align = self.alignment(slot, offset)
         return self.load_vector(self.address(slot, offset), slot.buffer.dtype, 1, None, align)
 
-    def alignment(self, slot: Slot, offset: Ix) -> int:
-        """Bytes that the address of an element is a multiple of; 0: of its size, more is not asked."""
-        del slot, offset
-        return 0
-
     def store(self, buffer: str, index: tuple[Ix, ...], value: Value) -> None:
         slot = self.slots[buffer]
         offset = self.offset(slot, index)

@@ -13,6 +13,7 @@ from tilewright.loop.ir import Alloc, Cast, Fma, For, Kernel, Load
 from tilewright.loop.rewrite import expressions, loops, walk
 from tilewright.schedule.legality import carried
 from tilewright.schedule.target import Target
+from tilewright.schedule.templates.dots import RUN
 from tilewright.schedule.templates.draft import Draft, vectorize_pass, weights_of
 from tilewright.schedule.templates.rows import accumulators
 from tilewright.schedule.trace import Trace
@@ -126,7 +127,9 @@ def _tiled(
     """The schedule with pieces of `size` steps of the innermost sum."""
     d = Draft(kernel)
     each, threads = tile
-    _pack_columns(d, operands[1], cols, sums)
+    # dp4a multiplies four bytes of each operand that lie side by side
+    dots = size % RUN == 0 and all(x.dtype.name in ("i8", "u8") for x in operands)
+    _pack_columns(d, operands[1], cols, sums, dots)
     blocks = [v for v in loops(kernel.body) if v not in {*sums, *rows, cols}]
     lanes: list[str] = []
     inner: list[str] = []
@@ -158,7 +161,14 @@ def _tiled(
     elif size < d.extent(last):
         d.do("split", last, size, f"{last}o", f"{last}i")
         pieces, steps = [*sums[:-1], f"{last}o"], [f"{last}i"]
-    d.do("reorder", [*pieces, *lanes, *steps, *inner])
+    if dots:
+        if size > RUN:
+            d.do("split", steps[0], RUN, f"{last}q", f"{last}d")
+            steps = [f"{last}q", f"{last}d"]
+        d.do("reorder", [*pieces, *lanes, *steps[:-1], *inner, steps[-1]])
+        d.do("tensorize", steps[-1])
+    else:
+        d.do("reorder", [*pieces, *lanes, *steps, *inner])
     for v in blocks:
         d.do("bind", v, "block")
     for v in lanes:
@@ -211,12 +221,17 @@ def _divisor(n: int, most: int) -> int:
     return next(k for k in range(min(n, max(most, 1)), 0, -1) if n % k == 0)
 
 
-def _pack_columns(d: Draft, weights: Load, cols: str, sums: Sequence[str]) -> None:
-    """Constant weights with the output channels side by side, so that threads read consecutive ones."""
+def _pack_columns(d: Draft, weights: Load, cols: str, sums: Sequence[str], dots: bool) -> None:
+    """Constant weights with the output channels side by side, so that threads read consecutive ones;
+    for `dots` in runs of the sum."""
     found = weights_of(d.kernel, cols, sums)
     if found is not None and found[0] == weights.buffer:
         _, along, rest = found
-        d.try_("pack", weights.buffer, [*[[r, 0, "whole"] for r in rest], [along, 0, "whole"]])
+        dims = [*[[r, 0, "whole"] for r in rest], [along, 0, "whole"]]
+        if dots:
+            dims[-2] = [rest[-1], RUN, "outer"]
+            dims.append([rest[-1], RUN, "inner"])
+        d.try_("pack", weights.buffer, dims)
 
 
 # ---------------------------------------------------------------- rows
