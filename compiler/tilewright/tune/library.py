@@ -38,6 +38,9 @@ NEAR = 3.0
 #: The same for ways to compute a node, which turn on the shape more sharply.
 NEAR_VARIANT = 2.0
 
+#: ... and only if it gained this much there: what gains little on one shape may lose on the next.
+TRANSFER_RATIO = 0.95
+
 DEFAULT_RULE = "default rule"
 
 
@@ -162,6 +165,8 @@ class Library:
         if not near or near[0][0] > NEAR or near[0][2].verdict != "faster":
             return None  # where the nearest one kept the default, so do we
         record = near[0][2]
+        if record.ratio is None or record.ratio > TRANSFER_RATIO:
+            return None
         choice = space.nearest(record.choice)
         if choice == dict(space.default) or not space.cost(choice) <= 1.3 * space.cost(
             space.default
