@@ -1,0 +1,181 @@
+"""GPU code: barriers, races, wide accesses, dot products, from hand-written loop IR."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from tilewright.codegen.barriers import barriers
+from tilewright.codegen.cuda import emit_cuda, launch_of
+from tilewright.codegen.llvm import to_assembly
+from tilewright.codegen.ptxas import assemble, find_ptxas, occupancy
+from tilewright.errors import IRError
+from tilewright.loop import simt
+from tilewright.loop.ir import For, Kernel, Stmt
+from tilewright.loop.parse import parse
+from tilewright.loop.rewrite import walk
+from tilewright.schedule.target import load_target
+
+TARGET = load_target("cuda-sm80")
+#: A tiled product: 32 x 32 outputs in four blocks, two operands in shared memory, 2 x 2 per thread.
+PRODUCT = """\
+kernel product(a: f32[32, 32], const b: f32[32, 32], out c: f32[32, 32])
+  block mb in 2:
+    block nb in 2:
+      alloc acc: f32[8, 8, 2, 2] in register
+      thread mt in 8:
+        thread nt in 8:
+          unroll mi in 2:
+            unroll ni in 2:
+              acc[mt, nt, mi, ni] = 0.0:f32
+      for ko in 2:
+        alloc a_shared: f32[16, 16] in shared
+        for a_step in 4:
+          thread a_at in 64:
+            a_shared[a_step*4 + (a_at) // 16, (a_at) % 16] = a[mb*16 + a_step*4 + (a_at) // 16, ko*16 + (a_at) % 16]:f32
+        alloc b_shared: f32[16, 16] in shared
+        for b_step in 4:
+          thread b_at in 64:
+            b_shared[b_step*4 + (b_at) // 16, (b_at) % 16] = b[ko*16 + b_step*4 + (b_at) // 16, nb*16 + (b_at) % 16]:f32
+        thread mt in 8:
+          thread nt in 8:
+            for k in 16:
+              unroll mi in 2:
+                unroll ni in 2:
+                  acc[mt, nt, mi, ni] = fma(a_shared[mt*2 + mi, k]:f32, b_shared[k, nt*2 + ni]:f32, acc[mt, nt, mi, ni]:f32)
+      thread mt in 8:
+        thread nt in 8:
+          unroll mi in 2:
+            unroll ni in 2:
+              c[mb*16 + mt*2 + mi, nb*16 + nt*2 + ni] = acc[mt, nt, mi, ni]:f32
+"""
+
+
+def _ptx(kernel: Kernel, align: int = 16) -> str:
+    aligned = {kernel.name: [align] * len(kernel.params)}
+    return to_assembly(emit_cuda([kernel], TARGET, aligned), TARGET)
+
+
+def _waiting(kernel: Kernel) -> list[str]:
+    """Variables of the loops that have a barrier before them."""
+    found = barriers(kernel)
+    stmts: list[Stmt] = [s for s in walk(kernel.body) if id(s) in found]
+    return [s.var for s in stmts if isinstance(s, For)]
+
+
+def test_product_in_the_interpreter() -> None:
+    kernel = parse(PRODUCT)
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((32, 32)).astype(np.float32) for _ in range(2))
+    c = np.zeros((32, 32), np.float32)
+    simt.run(kernel, {"a": a, "b": b, "c": c})
+    np.testing.assert_allclose(c, a @ b, rtol=1e-5, atol=1e-5)
+
+
+def test_product_waits_twice_per_piece() -> None:
+    """Before a tile is filled again and before it is read; steps of filling touch different elements."""
+    kernel = parse(PRODUCT)
+    assert _waiting(kernel) == ["a_at", "mt"]
+
+
+def test_product_as_ptx() -> None:
+    kernel = parse(PRODUCT)
+    launch = launch_of(kernel)
+    assert (launch.blocks, launch.threads, launch.shared_bytes) == (4, 64, 2048)
+    ptx = _ptx(kernel)
+    assert ".maxntid 64" in ptx and ".visible .entry product" in ptx
+    assert ptx.count("fma.rn.f32") == 4 and ".local" not in ptx
+    assert "ld.shared.v2.b32" in ptx and "st.global.v2.b32" in ptx
+    assert len(re.findall(r"bar\.sync", ptx)) == 2
+    assert "st.global.v2" not in _ptx(kernel, align=4), "not proved, yet used"
+    gpu = TARGET.gpu
+    assert gpu is not None
+    if find_ptxas() is not None:
+        made = assemble(ptx, gpu, {"product": launch})
+        assert made is not None and made.kernels[0].spill_bytes == 0
+        assert made.kernels[0].shared_bytes == 2048
+
+
+TWO_NESTS = """\
+kernel k(a: f32[64], out c: f32[64])
+  block b in 1:
+    alloc s: f32[64] in shared
+    thread t in 64:
+      s[t] = a[t]:f32
+    thread u in {count}:
+      c[u] = s[{index}]:f32
+"""
+
+
+def test_one_barrier_between_nests() -> None:
+    kernel = parse(TWO_NESTS.format(count=64, index="63 - u"))
+    assert _waiting(kernel) == ["u"]
+    assert _ptx(kernel).count("bar.sync") == 1
+
+
+def test_a_narrow_nest_is_guarded_and_its_barrier_is_not() -> None:
+    ptx = _ptx(parse(TWO_NESTS.format(count=10, index="u")))
+    before, after = ptx.split("bar.sync")
+    assert "bra" not in before and "setp" in after
+
+
+def test_iterations_that_meet_wait() -> None:
+    """Each turn reads what a neighbour wrote in the turn before."""
+    kernel = parse("""\
+kernel k(a: f32[64], out c: f32[64])
+  block b in 1:
+    alloc s: f32[64] in shared
+    thread t in 64:
+      s[t] = a[t]:f32
+    for i in 3:
+      thread u in 64:
+        c[u] = s[63 - u]:f32
+      thread v in 64:
+        s[v] = c[v]:f32
+""")
+    assert _waiting(kernel) == ["u", "v"]
+
+
+def test_races_are_found() -> None:
+    race = parse("""\
+kernel k(a: f32[64], out c: f32[64])
+  block b in 1:
+    alloc s: f32[64] in shared
+    thread t in 64:
+      s[t] = a[t]:f32
+      c[t] = s[63 - t]:f32
+""")
+    with pytest.raises(IRError, match="k: "):
+        simt.run(race, {"a": np.ones(64, np.float32), "c": np.zeros(64, np.float32)})
+
+
+def test_blocks_may_not_meet() -> None:
+    race = parse("""\
+kernel k(a: f32[64], out c: f32[1])
+  block b in 2:
+    c[0] = a[b]:f32
+""")
+    with pytest.raises(IRError, match="k: "):
+        simt.run(race, {"a": np.ones(64, np.float32), "c": np.zeros(1, np.float32)})
+
+
+@pytest.mark.parametrize(("align", "count"), [(4, 2), (1, 0)])
+def test_dot_products_of_words(align: int, count: int) -> None:
+    """dp4a where words are known to lie at multiples of four bytes, spelled out elsewhere."""
+    kernel = parse("""\
+kernel k(a: i8[8], const b: u8[64, 8], out c: i32[64])
+  thread t in 64:
+    c[t] = dot(k in 8: cast(a[k]:i8):i32, cast(b[t, k]:u8):i32, 7:i32)
+""")
+    assert _ptx(kernel, align).count("dp4a.s32.u32") == count
+
+
+def test_occupancy() -> None:
+    """By hand: 32 blocks of 64 threads fill 2048; 128 registers a thread leave room for 8 blocks of 32."""
+    gpu = TARGET.gpu
+    assert gpu is not None
+    launch = launch_of(parse(PRODUCT))
+    assert occupancy(gpu, launch, 32) == 1.0
+    assert occupancy(gpu, launch, 128) == 0.25
