@@ -218,8 +218,8 @@ class Importer:
         if n.op_type in REFUSED and n.domain in _DOMAINS:
             return Problem(name, _shown(n), REFUSED[n.op_type], "")
         known = n.op_type in {*STRUCTURAL, *QOPERATORS, *onnx_importers(), "If"}
-        if n.domain == "com.microsoft":  # the same name need not mean the same there
-            known = n.op_type in MICROSOFT
+        if n.domain == "com.microsoft" and onnx.defs.has(n.op_type):
+            known = n.op_type in MICROSOFT  # the same name need not mean the same there
         if known and n.domain in _DOMAINS:
             return None
         hint = "replace it in the model, or add an operator file (docs/operators.md)"
