@@ -27,6 +27,8 @@ from tilewright.schedule.target import Target
 
 _TID = "llvm.nvvm.read.ptx.sreg.tid.x"
 _CTAID = "llvm.nvvm.read.ptx.sreg.ctaid.x"
+#: Threads that run together on every NVIDIA GPU so far.
+_WARP = 32
 #: Bytes of the widest access to memory.
 _WIDEST = 16
 _BARRIER = "llvm.nvvm.barrier.cta.sync.aligned.all"
@@ -116,8 +118,8 @@ def emit_cuda(
 def _resident(launch: Launch) -> int:
     """Blocks that must fit a multiprocessor: 512 threads with up to 128 registers each.
 
-    Left alone, ptxas spills to fit more."""
-    return max(1, 512 // launch.threads)
+    Left alone, ptxas spills to fit more. Registers are given to whole warps."""
+    return max(1, 512 // (-(-launch.threads // _WARP) * _WARP))
 
 
 class _CudaEmitter(Emitter):
