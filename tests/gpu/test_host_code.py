@@ -21,6 +21,7 @@ from graph_helpers import Builder
 from tilewright import api
 from tilewright.artifact.toolchain import Compiler, find_compiler
 from tilewright.artifact.verify import verify_artifact
+from tilewright.cli import main
 from tilewright.codegen.ptxas import find_ptxas
 from tilewright.errors import ArtifactError, TargetError
 from tilewright.graph.ir import Graph
@@ -285,3 +286,13 @@ def test_only_ptx_without_ptxas(
     assert "small.ptx" in written.files and "small.cubin" not in written.files
     assert any("ptxas was not found" in n for n in written.notes)
     assert verify_artifact(tmp_path / "out") == []
+
+
+def test_the_command_line_says_that_there_is_no_gpu(capfd: pytest.CaptureFixture[str]) -> None:
+    if has_driver():
+        pytest.skip("this machine has a CUDA driver")
+    model = Path(__file__).parents[1] / "data" / "mlperftiny_dscnn_kws_fp32_randw.onnx"
+    with pytest.raises(SystemExit) as end:
+        main(["run", str(model), "--target", "cuda-sm80"])
+    assert end.value.code == 1
+    assert "there is no GPU" in capfd.readouterr().err
