@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewright.core.index import Extremum, FloorDiv, Ix, Mod, bounds, simplify, variables
-from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Stmt
+from tilewright.loop import mma
+from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Mma, Stmt
 from tilewright.loop.rewrite import Ranges, accesses, walk
 
 Numbers = npt.NDArray[Any]
@@ -165,4 +166,6 @@ def _inside(block: Block, ranges: Ranges) -> Ranges:
             _, hi = bounds(s.extent, {**ranges, **found})
             if hi is not None:
                 found[s.var] = (0, hi - 1)
+        elif isinstance(s, Mma):
+            found.update(mma.ranges(s))
     return found

@@ -18,11 +18,12 @@ from math import gcd, prod
 from tilewright.codegen.addressing import Slot
 from tilewright.codegen.barriers import barriers, has_threads
 from tilewright.codegen.kernel import Emitter
+from tilewright.codegen.mma import emit_mma
 from tilewright.codegen.values import memory_type
 from tilewright.core.index import Ix, bounds, variables
 from tilewright.errors import IRError
-from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Load, Store
-from tilewright.loop.rewrite import expressions, loads, walk
+from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Mma, span
+from tilewright.loop.rewrite import accesses, walk
 from tilewright.schedule.target import Target
 
 _TID = "llvm.nvvm.read.ptx.sreg.tid.x"
@@ -46,7 +47,7 @@ class Launch:
 def launch_of(kernel: Kernel) -> Launch:
     """The launch that covers every loop of blocks and nest of threads of a kernel."""
     shared = sum(
-        prod(s.buffer.shape) * s.buffer.dtype.bytes
+        span(s.buffer) * s.buffer.dtype.bytes
         for s in walk(kernel.body)
         if isinstance(s, Alloc) and s.buffer.space == "shared"
     )
@@ -204,7 +205,10 @@ class _CudaEmitter(Emitter):
         """A statement; a block's threads wait for each other before it where they must."""
         if not self.inside_threads and id(stmt) in self.barriers:
             self.barrier()
-        super().statement(stmt)
+        if isinstance(stmt, Mma):
+            emit_mma(self, stmt)
+        else:
+            super().statement(stmt)
 
     def barrier(self) -> None:
         self.declare(f"declare void @{_BARRIER}(i32)")
@@ -287,7 +291,7 @@ class _CudaEmitter(Emitter):
         if buffer.space == "shared":
             kind = memory_type(buffer.dtype)
             name = f"@{self.kernel.name}.{buffer.name}"
-            size = prod(buffer.shape)
+            size = span(buffer)
             self.globals.append(
                 f"{name} = internal addrspace(3) global [{size} x {kind}] poison, align {_WIDEST}"
             )
@@ -319,13 +323,7 @@ def _private_dims(body: Block) -> dict[str, frozenset[int]]:
         s.buffer.name for s in walk(body) if isinstance(s, Alloc) and s.buffer.space != "shared"
     }
     found: dict[str, frozenset[int]] = {}
-    reached: list[tuple[str, tuple[Ix, ...]]] = [
-        (s.buffer, s.index) for s in walk(body) if isinstance(s, Store)
-    ]
-    reached += [
-        (x.buffer, x.index) for e in expressions(body) for x in loads(e) if isinstance(x, Load)
-    ]
-    for name, index in reached:
+    for name, index, _ in accesses(body):
         if name not in names:
             continue
         own = frozenset(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from tilewright.core.dtypes import BOOL, DType
 from tilewright.core.index import Ix, evaluate
 from tilewright.errors import IRError
+from tilewright.loop import mma
 from tilewright.loop.ir import (
     Alloc,
     Binary,
@@ -35,6 +36,7 @@ from tilewright.loop.ir import (
     Kernel,
     Let,
     Load,
+    Mma,
     Ref,
     Select,
     Store,
@@ -86,6 +88,8 @@ class Machine:
                         self.block(body, env, dict(refs))
                 case Store():
                     self.store(stmt, env, refs)
+                case Mma():
+                    self.mma(stmt, env)
                 case Let(name, value, bound):
                     v = self.eval(value, env, refs)
                     refs[name] = v
@@ -107,6 +111,20 @@ class Machine:
         self.arrays[s.buffer][at] = self.eval(s.value, env, refs)
         if s.buffer in self.written:
             self.written[s.buffer][at] = True
+
+    def mma(self, s: Mma, env: dict[str, int]) -> None:
+        """The four elements of one thread: products in f64, rounded once; integers wrap."""
+        lane = evaluate(s.lane, env)
+        for i in range(mma.HELD):
+            row, col = (evaluate(x, {}) for x in mma.position(lane, i))
+            index = (*s.index, Ix(i))
+            held = self.eval(Load(s.buffer, index, mma.sum_of(s)), env, {})
+            total = held.astype(np.float64) if s.a.dtype.is_float else held
+            for k in range(s.extent):
+                inner = {**env, s.row: row, s.col: col, s.k: k}
+                x, y = (mma.widened(self.eval(e, inner, {})) for e in (s.a, s.b))
+                total = total + x * y
+            self.arrays[s.buffer][self.locate(s.buffer, index, env)] = total.astype(held.dtype)
 
     def locate(self, buffer: str, index: tuple[Ix, ...], env: dict[str, int]) -> tuple[int, ...]:
         at = tuple(evaluate(i, env) for i in index)

@@ -62,6 +62,11 @@ def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(out))
 
 
+def span(buffer: Buffer) -> int:
+    """Elements from the first to the last one of a buffer in memory, strides counted."""
+    return 1 + sum((n - 1) * s for n, s in zip(buffer.shape, buffer.strides, strict=True))
+
+
 def dense(name: str, dtype: DType, shape: tuple[int, ...], space: Space = "global") -> Buffer:
     """A row-major buffer."""
     return Buffer(name, dtype, shape, dense_strides(shape), space)
@@ -252,7 +257,29 @@ class Alloc:
     buffer: Buffer
 
 
-Stmt = Union[For, Store, Let, If, Alloc]
+@dataclass(frozen=True, slots=True)
+class Mma:
+    """The part of thread `lane` (0 .. 31) in a warp's product of two tiles on tensor cores.
+
+    A warp holds a tile of 16 rows and 8 columns, each thread four elements: they are the last dim of
+    `buffer`, of which `index` gives the others. Element i is in row lane // 4 + 8 * (i // 2) and column
+    lane % 4 * 2 + i % 2. To it the sum of `a` * `b` over `k` in 0 .. `extent` - 1 is added, where `row` and
+    `k` are bound in `a`, `k` and `col` in `b`. Types are those of `loop.mma.sum_type`; f32 operands are
+    rounded to tf32 (10 bits after the point, ties away from zero). Floats are added in any order.
+    """
+
+    lane: Ix
+    row: str
+    col: str
+    k: str
+    extent: int
+    buffer: str
+    index: tuple[Ix, ...]
+    a: Load
+    b: Load
+
+
+Stmt = Union[For, Store, Let, If, Alloc, Mma]
 Block = tuple[Stmt, ...]
 
 

@@ -32,6 +32,7 @@ from tilewright.loop.ir import (
     Let,
     Load,
     LoopKind,
+    Mma,
     Pack,
     PackDim,
     Param,
@@ -170,12 +171,37 @@ class _Block:
             buffer = t.buffer(name, "global")
             t.end()
             return Alloc(buffer)
+        if word == "mma" and t.peek(1) != "[":
+            return self.mma(t)
         name = t.word()
         index = t.indices()
         t.expect("=")
         value = t.expr()
         t.end()
         return Store(name, index, value)
+
+    def mma(self, t: _Tokens) -> Mma:
+        t.word()
+        lane = t.index()
+        t.expect("(")
+        row = t.word()
+        t.expect(",")
+        col = t.word()
+        t.expect(",")
+        k = t.word()
+        t.expect("in")
+        extent = int(t.number())
+        t.expect(")")
+        t.expect(":")
+        buffer = t.word()
+        index = t.indices()
+        t.expect("+")
+        t.expect("=")
+        a = t.load()
+        t.expect("*")
+        b = t.load()
+        t.end()
+        return Mma(lane, row, col, k, extent, buffer, index, a, b)
 
     def let(self, t: _Tokens) -> Let:
         t.word()
@@ -354,6 +380,12 @@ class _Tokens:
         if self.take("("):
             return self.call(token)
         return Ref(token, self.typed())
+
+    def load(self) -> Load:
+        e = self.expr()
+        if not isinstance(e, Load):
+            self.fail("an element of a buffer is wanted")
+        return e
 
     def call(self, name: str) -> Expr:
         if name == "index":

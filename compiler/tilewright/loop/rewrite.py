@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from tilewright.core.index import Ix, bounds, simplify, substitute
+from tilewright.errors import IRError
+from tilewright.loop import mma
 from tilewright.loop.ir import (
     Alloc,
     Binary,
@@ -25,6 +27,7 @@ from tilewright.loop.ir import (
     Kernel,
     Let,
     Load,
+    Mma,
     Select,
     Stmt,
     Store,
@@ -127,6 +130,14 @@ def map_block(
                     map_block(then, index, expr, stmt),
                     map_block(orelse, index, expr, stmt),
                 )
+            case Mma():
+                new = replace(
+                    s,
+                    lane=fi(s.lane),
+                    index=tuple(fi(i) for i in s.index),
+                    a=_operand(value(s.a)),
+                    b=_operand(value(s.b)),
+                )
             case _:
                 new = s
         if stmt is None:
@@ -138,6 +149,13 @@ def map_block(
         else:
             out.append(got)
     return tuple(out)
+
+
+def _operand(e: Expr) -> Load:
+    """An operand of tensor cores after a rewrite: they read memory only."""
+    if not isinstance(e, Load):
+        raise IRError(f"an operand of a `mma` became {e}: only loads can be one")
+    return e
 
 
 def substitute_block(block: Block, mapping: Mapping[str, Ix]) -> Block:
@@ -160,13 +178,16 @@ def walk(block: Block) -> Iterator[Stmt]:
 
 
 def expressions(block: Block) -> Iterator[Expr]:
-    """All top-level expressions of a block (values and conditions)."""
+    """All top-level expressions of a block (values, conditions, operands of tensor cores)."""
     for s in walk(block):
         match s:
             case Store(_, _, v) | Let(_, v, _):
                 yield v
             case If(cond, _, _):
                 yield cond
+            case Mma():
+                yield s.a
+                yield s.b
             case _:
                 pass
 
@@ -215,6 +236,9 @@ def accesses(block: Block) -> Iterator[tuple[str, tuple[Ix, ...], bool]]:
     for s in walk(block):
         if isinstance(s, Store):
             yield s.buffer, s.index, True
+        elif isinstance(s, Mma):
+            yield s.buffer, (*s.index, mma.ANY_HELD), False
+            yield s.buffer, (*s.index, mma.ANY_HELD), True
 
 
 def simplify_block(block: Block, ranges: Ranges) -> Block:
@@ -253,6 +277,9 @@ def _simplified(s: Stmt, ranges: Ranges) -> Block:
                     simplify_block(orelse, ranges),
                 ),
             )
+        case Mma():
+            inner = {**ranges, **mma.ranges(s)}
+            return map_block((s,), index=lambda i: simplify(i, inner))
         case _:
             return map_block((s,), index=index)
 

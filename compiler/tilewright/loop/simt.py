@@ -23,7 +23,7 @@ import numpy.typing as npt
 from tilewright.core.dtypes import DType
 from tilewright.core.index import Extremum, FloorDiv, Ix, Mod
 from tilewright.errors import IRError
-from tilewright.loop import interp
+from tilewright.loop import interp, mma
 from tilewright.loop.ir import (
     Alloc,
     Binary,
@@ -41,6 +41,7 @@ from tilewright.loop.ir import (
     Kernel,
     Let,
     Load,
+    Mma,
     Ref,
     Select,
     Store,
@@ -224,9 +225,33 @@ class _Grid:
                         active = way if mask is None else way & mask
                         if body and active.any():
                             self.run(body, dict(env), dict(refs), None if active.all() else active)
+                case Mma():
+                    self.mma(s, env, mask)
                 case Alloc(buffer):
                     per = "lane" if self.in_nest else "block"
                     self.memory[buffer.name] = _Memory.scratch(buffer, len(self.ids), per)
+
+    def mma(self, s: Mma, env: Index, mask: Lanes | None) -> None:
+        """Tensor cores work for whole warps: all threads, 32 at a time, their lanes in order."""
+        lanes = np.broadcast_to(np.asarray(self.index(s.lane, env)), self.ids.shape)
+        if mask is not None or not np.array_equal(lanes, self.ids % mma.LANES):
+            raise self.error("not all 32 threads of a warp reach a `mma`, or not in order")
+        held = [(*s.index, Ix(i)) for i in range(mma.HELD)]
+        places = [mma.position(s.lane, i) for i in range(mma.HELD)]
+        sums = [self.load(Load(s.buffer, at, mma.sum_of(s)), env, None) for at in held]
+        totals = [v.astype(np.float64) if s.a.dtype.is_float else v for v in sums]
+        for k in range(s.extent):
+            inner = {**env, s.k: k}
+            x, y = (
+                {
+                    p[n]: mma.widened(self.load(e, {**inner, var: self.index(p[n], env)}, None))
+                    for p in places
+                }
+                for n, (var, e) in enumerate(((s.row, s.a), (s.col, s.b)))
+            )
+            totals = [t + x[row] * y[col] for t, (row, col) in zip(totals, places, strict=True)]
+        for at, total, v in zip(held, totals, sums, strict=True):
+            self.store(s.buffer, at, total.astype(v.dtype), env, None)
 
     # ---- memory
 

@@ -28,6 +28,7 @@ from tilewright.loop.ir import (
     Kernel,
     Let,
     Load,
+    Mma,
     Pack,
     PackDim,
     Ref,
@@ -113,6 +114,11 @@ def _block(block: Block, pad: str, sharing: bool) -> list[str]:
                 if orelse:
                     out.append(f"{pad}else:")
                     out += _block(orelse, pad + "  ", sharing)
+            case Mma():
+                names = f"{s.row}, {s.col}, {s.k} in {s.extent}"
+                held = f"{s.buffer}{_index(s.index)}"
+                product = f"{expr_text(s.a)} * {expr_text(s.b)}"
+                out.append(f"{pad}mma {index_text(s.lane)} ({names}): {held} += {product}")
             case Alloc(buffer):
                 out.append(f"{pad}alloc {buffer.name}: {buffer_text(buffer)}")
     return out

@@ -22,6 +22,7 @@ from tilewright.core.index import (
     variables,
 )
 from tilewright.errors import IRError
+from tilewright.loop import mma
 from tilewright.loop.ir import (
     Alloc,
     Binary,
@@ -37,6 +38,7 @@ from tilewright.loop.ir import (
     Kernel,
     Let,
     Load,
+    Mma,
     Ref,
     Select,
     Store,
@@ -57,11 +59,16 @@ class _Scope:
     buffers: dict[str, Buffer] = field(default_factory=dict[str, Buffer])
     vector: bool = False
     parallel: bool = False
+    inside: bool = False  # of a loop that is not one of blocks
+    threads: tuple[str, ...] = ()  # loops of threads, outermost first
+    diverged: bool = (
+        False  # in a branch or a loop that threads of a warp may leave at different times
+    )
 
     def child(self) -> _Scope:
         return _Scope(
             dict(self.loops), dict(self.ranges), dict(self.lets), dict(self.buffers),
-            self.vector, self.parallel,
+            self.vector, self.parallel, self.inside, self.threads, self.diverged,
         )  # fmt: skip
 
 
@@ -121,9 +128,13 @@ class _Verifier:
                         raise self.error("a condition is not bool")
                     self.block(then, self.narrowed(cond, scope, True))
                     self.block(orelse, self.narrowed(cond, scope, False))
+                case Mma():
+                    self.mma(s, scope)
                 case Alloc(buffer):
                     if buffer.name in scope.buffers:
                         raise self.error(f"buffer `{buffer.name}` is bound twice")
+                    if buffer.space == "shared" and scope.threads:
+                        raise self.error(f"`{buffer.name}` is shared, but allocated by a thread")
                     scope.buffers[buffer.name] = buffer
                 case _:
                     raise self.error(f"unknown statement {s}")
@@ -131,6 +142,7 @@ class _Verifier:
     def narrowed(self, cond: Expr, scope: _Scope, holds: bool) -> _Scope:
         """Use a condition of the form variable < constant for the ranges inside a branch."""
         inner = scope.child()
+        inner.diverged |= bool(scope.threads)
         match cond:
             case Binary("lt", FromIndex(Ix(0, ((str(var), 1),)), _), c) if hasattr(c, "value"):
                 lo, hi = scope.ranges[var]
@@ -153,11 +165,49 @@ class _Verifier:
         _, hi = bounds(s.extent, scope.ranges)
         if hi is None:
             raise self.error(f"the extent of `{s.var}` has no bound")
+        self.axis(s, scope, inner)
         inner.loops[s.var] = s.extent
         inner.ranges[s.var] = (0, max(hi - 1, 0))
         inner.vector |= s.kind == "vector"
         inner.parallel |= s.kind == "parallel"
         self.block(s.body, inner)
+
+    def axis(self, s: For, scope: _Scope, inner: _Scope) -> None:
+        """Blocks enclose everything else, threads are nested in each other without anything between."""
+        if s.kind == "block" and (scope.inside or scope.threads or not s.extent.is_const):
+            raise self.error(f"blocks `{s.var}` are inside another loop, or of varying number")
+        inner.inside |= s.kind != "block"
+        if s.kind == "thread":
+            if scope.threads and list(scope.loops)[-1] != scope.threads[-1]:
+                raise self.error(f"threads `{s.var}` start inside another loop of threads")
+            inner.threads = (*scope.threads, s.var)
+            inner.diverged |= not s.extent.is_const
+        else:
+            inner.diverged |= bool(variables(s.extent) & set(scope.threads))
+
+    def mma(self, s: Mma, scope: _Scope) -> None:
+        """All lanes of a warp take part: they are the innermost loop of threads."""
+        lane = scope.threads[-1] if scope.threads else ""
+        if s.lane != Ix(0, ((lane, 1),)) or scope.loops[lane] != Ix(mma.LANES) or scope.diverged:
+            raise self.error(f"a `mma` by {s.lane}: it wants the innermost 32 threads, all of them")
+        own = mma.ranges(s)
+        taken = own.keys() & (scope.loops.keys() | scope.lets.keys())
+        if taken or len(own) != 3:
+            raise self.error(f"a `mma` binds {', '.join(own)}: three new names are wanted")
+        sums = mma.sum_type(s.a.dtype, s.b.dtype)
+        if sums is None or s.extent not in mma.depths(s.a.dtype):
+            raise self.error(f"no `mma` of {s.a.dtype} and {s.b.dtype} adds up {s.extent} products")
+        if s.row in _names(s.b) or s.col in _names(s.a):
+            raise self.error("operands of a `mma` are indexed by row and k, by k and column")
+        held = scope.buffers.get(s.buffer)
+        if held is None or held.shape[-1:] != (mma.HELD,) or held.dtype is not sums:
+            raise self.error(f"`{s.buffer}` does not hold {mma.HELD} sums of {sums} per thread")
+        self.access(s.buffer, (*s.index, Ix(mma.HELD - 1)), scope)
+        inner = scope.child()
+        inner.ranges.update(own)
+        inner.loops.update({v: Ix(hi + 1) for v, (_, hi) in own.items()})
+        self.expr(s.a, inner)
+        self.expr(s.b, inner)
 
     def expr(self, root: Expr, scope: _Scope) -> None:
         seen: set[int] = set()
@@ -227,6 +277,11 @@ class _Verifier:
                     f"cannot prove {name}[{shown}] inside {list(buffer.shape)} ({i} is in [{low}, {high}])"
                 )
                 return
+
+
+def _names(e: Load) -> set[str]:
+    """Variables in the index of a load."""
+    return {v for i in e.index for v in variables(i)}
 
 
 def _extreme(form: Ix, scope: _Scope, largest: bool) -> int | None:

@@ -39,7 +39,8 @@ class Gpu:
 
     `shared_block` is what one block may use without opting in, `shared_sm` what a multiprocessor has;
     `bandwidth` (bytes/s), `flops_f32` and `flops_mma` (half precision on tensor cores, per second) are the
-    data sheet's, for estimates only.
+    data sheet's, for estimates only. `mma`: operands that tensor cores may multiply: `f16`, `i8` (bytes of
+    either sign), and `tf32`, which rounds f32 to 10 bits after the point and is never a default.
     """
 
     sm: int
@@ -56,6 +57,7 @@ class Gpu:
     bandwidth: float
     flops_f32: float
     flops_mma: float
+    mma: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

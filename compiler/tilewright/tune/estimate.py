@@ -22,7 +22,8 @@ from tilewright.codegen.kernel import parallel_extent
 from tilewright.codegen.llvm import to_assembly
 from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module
 from tilewright.core.index import bounds, variables
-from tilewright.loop.ir import Alloc, Block, Expr, For, If, Kernel, Load, Store
+from tilewright.loop import mma
+from tilewright.loop.ir import Alloc, Block, Expr, For, If, Kernel, Load, Mma, Store, span
 from tilewright.loop.rewrite import Ranges, children, loads
 from tilewright.schedule.target import Gpu, Target
 from tilewright.tune.records import Source
@@ -262,7 +263,7 @@ def gpu_seconds(kernel: Kernel, gpu: Gpu) -> float:
     busy = min(1.0, resident * threads / (gpu.threads_sm / 4))
     idle_lanes = threads / (math.ceil(threads / gpu.warp) * gpu.warp)
     share = max(full * busy * idle_lanes, 1e-6)
-    arithmetic = count.operations / gpu.flops_f32
+    arithmetic = count.operations / gpu.flops_f32 + count.tensor_operations / gpu.flops_mma
     shared = count.shared_bytes / (gpu.multiprocessors * 128 * 1.4e9)
     memory = count.bytes / gpu.bandwidth
     return max(arithmetic / share, shared / share, memory / min(1.0, 4 * share)) + 2e-6
@@ -271,6 +272,7 @@ def gpu_seconds(kernel: Kernel, gpu: Gpu) -> float:
 @dataclass(slots=True)
 class _Traffic:
     operations: float = 0.0
+    tensor_operations: float = 0.0
     bytes: float = 0.0
     shared_bytes: float = 0.0
     shared: float = 0.0
@@ -293,12 +295,18 @@ def _traffic(block: Block, times: float, nest: tuple[tuple[str, float], ...], c:
             case Alloc(buffer):
                 c.spaces[buffer.name] = buffer.space
                 if buffer.space == "shared":
-                    c.shared += math.prod(buffer.shape) * buffer.dtype.bytes
+                    c.shared += span(buffer) * buffer.dtype.bytes
             case Store(buffer, _, value):
                 _access(buffer, value.dtype.bytes * times, c)
                 for x in loads(value):
                     _access(x.buffer, _bytes(x, nest) * times, c)
                 c.operations += times * _operations(value)
+            case Mma():
+                c.tensor_operations += times * 2 * mma.ROWS * mma.COLS * s.extent / mma.LANES
+                for x in (s.a, s.b):  # a thread loads a 32nd of what the warp needs
+                    rows = mma.ROWS if x is s.a else mma.COLS
+                    share = x.dtype.bytes * rows * s.extent / mma.LANES
+                    _access(x.buffer, share * times, c)
             case If(_, then, orelse):
                 _traffic(then, times, nest, c)
                 _traffic(orelse, times / 8, nest, c)

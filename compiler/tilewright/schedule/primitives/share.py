@@ -1,15 +1,17 @@
-"""share(buffer, loop, threads): the threads of a block copy what they read of a buffer to shared memory.
+"""share(buffer, loop, threads, width, pad): the threads of a block copy what they read of a buffer to shared memory.
 
     for k: thread t: .. x[base + f(t)] ..
       ->
     for k:
       alloc s in shared
-      for step: thread i: s[..] = x[base + ..]          all threads together, consecutive elements
+      for step: thread i: unroll j in width: s[..] = x[base + ..]      all threads, consecutive elements
       thread t: .. s[f(t)] ..
 
+Each thread copies `width` neighbours at a time; rows of `s` lie `pad` elements apart, so that columns are
+spread over the banks of the memory.
 Inserted at the start of the body of `loop`, which is a loop of blocks or a serial one around all threads.
 Legal iff all reads inside have one base (what does not move inside the loop) per dim, the buffer is not
-written by the kernel, and the part that is read has constant bounds.
+written by the kernel, the part that is read has constant bounds, and `width` divides its rows.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from math import prod
 
 from tilewright.core.index import Ix, bounds, imin, ix, simplify, variables
 from tilewright.errors import ScheduleError
+from tilewright.loop import mma
 from tilewright.loop.ir import (
     Alloc,
     Block,
@@ -29,9 +32,11 @@ from tilewright.loop.ir import (
     For,
     Kernel,
     Load,
+    Mma,
     Stmt,
     Store,
     dense,
+    dense_strides,
 )
 from tilewright.loop.rewrite import (
     Ranges,
@@ -45,13 +50,15 @@ from tilewright.loop.rewrite import (
 from tilewright.schedule.legality import require_fresh, require_loop
 
 
-def share(kernel: Kernel, buffer: str, loop: str, threads: int) -> Kernel:
+def share(
+    kernel: Kernel, buffer: str, loop: str, threads: int, width: int = 1, pad: int = 0
+) -> Kernel:
     """Stage `buffer` in shared memory at loop `loop`, copied by `threads` threads."""
     param = next((p for p in kernel.params if p.buffer.name == buffer), None)
     if param is None or param.role == "out":
         raise ScheduleError(f"`{buffer}` is not an input of this kernel")
-    if threads < 1:
-        raise ScheduleError(f"{threads} threads: at least 1 is wanted")
+    if threads < 1 or width < 1 or pad < 0:
+        raise ScheduleError(f"{threads} threads, {width} elements: at least 1 is wanted")
     found = require_loop(kernel, loop)
     if len(found) != 1 or found[0].kind not in ("serial", "block"):
         raise ScheduleError(f"`{loop}` must be one loop of blocks or a serial one")
@@ -60,8 +67,8 @@ def share(kernel: Kernel, buffer: str, loop: str, threads: int) -> Kernel:
         for s in walk(kernel.body)
     ):
         raise ScheduleError(f"`{loop}` is inside a loop of threads")
-    require_fresh(kernel, f"{buffer}_step", f"{buffer}_at")
-    body = _staged(found[0].body, param.buffer, threads)
+    require_fresh(kernel, f"{buffer}_step", f"{buffer}_at", f"{buffer}_next")
+    body = _staged(found[0].body, param.buffer, threads, width, pad)
 
     def rewrite(s: Stmt) -> Stmt:
         return replace(s, body=body) if isinstance(s, For) and s.var == loop else s
@@ -69,7 +76,7 @@ def share(kernel: Kernel, buffer: str, loop: str, threads: int) -> Kernel:
     return replace(kernel, body=map_block(kernel.body, stmt=rewrite))
 
 
-def _staged(body: Block, buffer: Buffer, threads: int) -> Block:
+def _staged(body: Block, buffer: Buffer, threads: int, width: int, pad: int) -> Block:
     ranges: Ranges = {}
     for s in walk(body):
         if isinstance(s, For):
@@ -77,6 +84,8 @@ def _staged(body: Block, buffer: Buffer, threads: int) -> Block:
             if hi is None:
                 raise ScheduleError(f"the extent of `{s.var}` has no bound")
             ranges[s.var] = (0, hi - 1)
+        elif isinstance(s, Mma):
+            ranges.update(mma.ranges(s))
     for e in expressions(body):
         _dots(e, ranges)
     reads = [x for e in expressions(body) for x in loads(e) if x.buffer == buffer.name]
@@ -95,7 +104,11 @@ def _staged(body: Block, buffer: Buffer, threads: int) -> Block:
         bases.append(parts[0][0])
         lows.append(low)
         spans.append(high - low + 1)
+    if width > 1 and (not spans or spans[-1] % width):
+        raise ScheduleError(f"rows of {spans[-1:]} elements are not copied {width} at a time")
+    strides = dense_strides((*spans[:-1], spans[-1] + pad)) if pad and spans else None
     shared = dense(f"{buffer.name}_shared", buffer.dtype, tuple(spans), "shared")
+    shared = replace(shared, strides=strides or shared.strides)
 
     def load(e: Load) -> Expr:
         if e.buffer != buffer.name:
@@ -104,7 +117,7 @@ def _staged(body: Block, buffer: Buffer, threads: int) -> Block:
         return Load(shared.name, index, e.dtype)
 
     inner = map_block(body, expr=lambda e: map_loads(e, load))
-    return (Alloc(shared), _copy(buffer, shared, bases, lows, threads), *inner)
+    return (Alloc(shared), _copy(buffer, shared, bases, lows, threads, width), *inner)
 
 
 def _dots(e: Expr, ranges: Ranges) -> None:
@@ -131,10 +144,15 @@ def _parts(form: Ix, inner: Ranges) -> tuple[Ix, Ix]:
 
 
 def _copy(
-    buffer: Buffer, shared: Buffer, bases: Sequence[Ix], lows: Sequence[int], threads: int
+    buffer: Buffer,
+    shared: Buffer,
+    bases: Sequence[Ix],
+    lows: Sequence[int],
+    threads: int,
+    width: int,
 ) -> Stmt:
-    """All threads copy consecutive elements, `threads` at a time."""
-    total = prod(shared.shape)
+    """All threads copy runs of `width` consecutive elements, `threads` at a time."""
+    total = prod(shared.shape) // width
     count = min(threads, total)
     step, lane = f"{buffer.name}_step", f"{buffer.name}_at"
     steps = -(-total // count)
@@ -145,12 +163,15 @@ def _copy(
     rest = ix(lane) if steps == 1 else ix(step) * count + ix(lane)
     at: list[Ix] = []
     inner = 1
+    run, last = f"{buffer.name}_next", len(shared.shape) - 1
     for d in reversed(range(len(shared.shape))):
-        n = shared.shape[d]
+        n = shared.shape[d] // width if d == last else shared.shape[d]  # runs do not cross rows
         i = rest // inner if d == 0 else (rest // inner) % n
-        at.insert(0, simplify(i, ranges) if n > 1 else Ix(0))
+        i = simplify(i, ranges) if n > 1 else Ix(0)
+        at.insert(0, i * width + ix(run) if d == last and width > 1 else i)
         inner *= n
     source = tuple(b + low + i for b, low, i in zip(bases, lows, at, strict=True))
     store = Store(shared.name, tuple(at), Load(buffer.name, source, buffer.dtype))
-    nest: Stmt = For(lane, size, (store,), "thread")
+    each: Stmt = store if width == 1 else For(run, Ix(width), (store,), "unroll")
+    nest: Stmt = For(lane, size, (each,), "thread")
     return nest if steps == 1 else For(step, Ix(steps), (nest,))

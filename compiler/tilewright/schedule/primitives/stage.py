@@ -29,12 +29,13 @@ from tilewright.loop.ir import (
     Kernel,
     Let,
     Load,
+    Mma,
     Ref,
     Stmt,
     Store,
     dense,
 )
-from tilewright.loop.rewrite import Ranges, children, expressions, map_block, map_loads
+from tilewright.loop.rewrite import Ranges, children, expressions, map_block, map_loads, walk
 from tilewright.schedule.legality import carried, require_loop
 
 
@@ -42,6 +43,8 @@ def stage(kernel: Kernel, loops: Sequence[str]) -> Kernel:
     """Stage the scratch inside `loops` (outermost first)."""
     for var in loops:
         require_loop(kernel, var)
+    if any(isinstance(s, Mma) for s in walk(kernel.body)):
+        raise ScheduleError("tensor cores hold the sums already: stage before `tensorize_mma`")
     return replace(kernel, body=_search(kernel.body, list(loops), {}))
 
 

@@ -6,16 +6,27 @@ In: an unscheduled kernel and a target with `[gpu]`. Out: a trace.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 
-from tilewright.loop.ir import Alloc, Cast, Fma, For, Kernel, Load
-from tilewright.loop.rewrite import expressions, loops, walk
-from tilewright.schedule.legality import carried
+from tilewright.loop.ir import Alloc, For, Kernel, Load
+from tilewright.loop.rewrite import loops
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.dots import RUN
 from tilewright.schedule.templates.draft import Draft, vectorize_pass, weights_of
+from tilewright.schedule.templates.gpu_parts import (
+    Product,
+    cut,
+    divisor,
+    independent,
+    powers,
+    product_of,
+    shared_bytes,
+    widen_sums,
+)
 from tilewright.schedule.templates.rows import accumulators
+from tilewright.schedule.templates.tensor_cores import tensor_cores
 from tilewright.schedule.trace import Trace
 
 #: Threads of a block that has no shared memory to fill: at least and at most.
@@ -23,18 +34,24 @@ FEWEST, MOST = 32, 256
 
 
 def schedule(kernel: Kernel, target: Target) -> Trace:
-    """The default schedule of any kernel: tiles where it is a product, a block per row where rows are
-    long, else a thread per output."""
-    return tiled(kernel, target) or rows(kernel, target) or outputs(kernel, target)
+    """The default schedule of any kernel: tiles where it is a product, on tensor cores where those can
+    compute it, a block per row where rows are long, else a thread per output."""
+    return (
+        tensor_cores(kernel, target)
+        or tiled(kernel, target)
+        or rows(kernel, target)
+        or outputs(kernel, target)
+    )
 
 
 def outputs(kernel: Kernel, target: Target) -> Trace:
     """One thread per iteration of the independent outer loops of each nest."""
     d = Draft(kernel)
+    widen_sums(d)
     if any(isinstance(s, Alloc) for s in kernel.body):
-        return ()  # nests that share scratch: one thread
+        return d.trace  # nests that share scratch: one thread
     for i, top in enumerate([s for s in kernel.body if isinstance(s, For)]):
-        free = _independent(top)
+        free = independent(top)
         total = prod(d.extent(v) for v in free)
         size = next((n for n in range(MOST, FEWEST - 1, -1) if total % n == 0), 0)
         if total <= MOST or size:
@@ -73,85 +90,56 @@ def _by_loop(d: Draft, free: Sequence[str], i: int) -> None:
     d.do("bind", f"thread{i}", "thread")
 
 
-def _independent(top: For) -> list[str]:
-    """Perfectly nested loops from the outside in whose iterations do not depend on each other."""
-    names: list[str] = []
-    f = top
-    while f.extent.is_const and carried(f.body, f.var) is None:
-        names.append(f.var)
-        if len(f.body) != 1 or not isinstance(f.body[0], For):
-            break
-        f = f.body[0]
-    return names
-
-
 # ---------------------------------------------------------------- products and convolutions
 
 
 def tiled(kernel: Kernel, target: Target) -> Trace | None:
     """A block computes a tile of outputs, each thread a small tile of it, from operands in shared memory.
 
-    Tiles divide the output exactly, so that no thread idles and nothing is guarded; None where no tile
-    does that and leaves enough threads. The sum is cut into the largest pieces whose operands fit.
+    Tiles divide the output exactly where that leaves enough threads, else the last ones overlap; None where
+    the output is too small for either. The sum is cut into the largest pieces whose operands fit.
     """
     assert target.gpu is not None
-    found = _operands(kernel)
-    names = list(loops(kernel.body))
-    cols = next((v for v in ("n", "co") if v in names), None)
-    sums = [v for v in ("kh", "kw", "ci", "k") if v in names]
-    rows = [v for v in ("oh", "ow", "m") if v in names]
-    if found is None or cols is None or len(kernel.body) != 1 or not sums or not rows:
+    p = product_of(kernel)
+    if p is None:
         return None
-    if any(x.buffer not in {p.buffer.name for p in kernel.params} for x in found):
-        return None
-    tile = _tile(Draft(kernel), rows, cols)
+    tile = _tile(Draft(kernel), p.rows, p.cols)
     if tile is None:
         return None
-    length = Draft(kernel).extent(sums[-1])
-    for size in sorted({_divisor(length, n) for n in (16, 8, 4, 2, 1)}, reverse=True):
-        d = _tiled(kernel, found, rows, cols, sums, tile, size)
-        if _shared_bytes(d.kernel) <= target.gpu.shared_block:
+    length = Draft(kernel).extent(p.sums[-1])
+    for size in sorted({divisor(length, n) for n in (16, 8, 4, 2, 1)}, reverse=True):
+        d = _tiled(kernel, p, tile, size)
+        if shared_bytes(d.kernel) <= target.gpu.shared_block:
             return d.trace
     return None
 
 
-def _tiled(
-    kernel: Kernel,
-    operands: tuple[Load, Load],
-    rows: Sequence[str],
-    cols: str,
-    sums: Sequence[str],
-    tile: tuple[dict[str, int], dict[str, int]],
-    size: int,
-) -> Draft:
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Outputs per thread and threads per block, by loop."""
+
+    each: dict[str, int]
+    threads: dict[str, int]
+
+    @property
+    def outputs(self) -> int:
+        return prod(self.each.values()) * prod(self.threads.values())
+
+
+def _tiled(kernel: Kernel, p: Product, tile: _Tile, size: int) -> Draft:
     """The schedule with pieces of `size` steps of the innermost sum."""
     d = Draft(kernel)
-    each, threads = tile
+    each, threads = tile.each, tile.threads
+    rows, cols, sums, operands = p.rows, p.cols, p.sums, (p.a, p.b)
     # dp4a multiplies four bytes of each operand that lie side by side
     dots = size % RUN == 0 and all(x.dtype.name in ("i8", "u8") for x in operands)
+    widen_sums(d)
     _pack_columns(d, operands[1], cols, sums, dots)
     blocks = [v for v in loops(kernel.body) if v not in {*sums, *rows, cols}]
     lanes: list[str] = []
     inner: list[str] = []
     for v in [*rows, cols]:
-        outer: str | None = v
-        if each[v] == d.extent(v) > 1:
-            inner.append(v)
-            outer = None
-        elif each[v] > 1:
-            d.do("split", v, each[v], f"{v}q", f"{v}i")
-            inner.append(f"{v}i")
-            outer = f"{v}q"
-        if outer is None:
-            continue
-        if threads[v] == d.extent(outer) > 1:
-            lanes.append(outer)
-        elif threads[v] > 1:
-            d.do("split", outer, threads[v], f"{v}b", f"{v}t")
-            blocks.append(f"{v}b")
-            lanes.append(f"{v}t")
-        else:
-            blocks.append(outer)
+        cut(d, v, each[v], threads[v], blocks, lanes, inner)
     d.do("reorder", [*blocks, *lanes, *inner])
     d.do("stage", [*lanes, *inner])
     # taps stay outside: a sum keeps its order
@@ -182,43 +170,30 @@ def _tiled(
     return d
 
 
-def _shared_bytes(kernel: Kernel) -> int:
-    """Shared memory that a kernel allocates."""
-    found = [s.buffer for s in walk(kernel.body) if isinstance(s, Alloc)]
-    return sum(prod(b.shape) * b.dtype.bytes for b in found if b.space == "shared")
+def _tile(d: Draft, rows: Sequence[str], cols: str) -> _Tile | None:
+    """Outputs per thread and threads per block along each loop.
+
+    Divisors of the loops, unless powers of two, whose last tiles overlap, give a much larger tile."""
+    exact = _sized(d, rows, cols, divisor)
+    rough = _sized(d, rows, cols, lambda n, most: powers(min(n, max(most, 1)))[0])
+    found = [t for t in (exact, rough) if prod(t.threads.values()) >= FEWEST]
+    if len(found) == 2 and rough.outputs < 4 * exact.outputs:
+        return exact
+    return found[-1] if found else None
 
 
-def _operands(kernel: Kernel) -> tuple[Load, Load] | None:
-    """The two loads of the kernel's only product."""
-    found: list[tuple[Load, Load]] = []
-    for e in expressions(kernel.body):
-        match e:
-            case Fma(Cast(Load() as a, _), Cast(Load() as b, _), _) | Fma(
-                Load() as a, Load() as b, _
-            ):
-                found.append((a, b))
-    return found[0] if len(found) == 1 and found[0][0].buffer != found[0][1].buffer else None
-
-
-def _tile(d: Draft, rows: Sequence[str], cols: str) -> tuple[dict[str, int], dict[str, int]] | None:
-    """Outputs per thread and threads per block along each loop, all divisors of the loops."""
+def _sized(d: Draft, rows: Sequence[str], cols: str, largest: Callable[[int, int], int]) -> _Tile:
+    """A tile of numbers that `largest` (extent, bound) picks."""
     each = dict.fromkeys([*rows, cols], 1)
-    each[cols] = _divisor(d.extent(cols), 4)
-    each[rows[-1]] = _divisor(d.extent(rows[-1]), 4)
+    each[cols] = largest(d.extent(cols), 4)
+    each[rows[-1]] = largest(d.extent(rows[-1]), 4)
     threads = dict.fromkeys([*rows, cols], 1)
     budget = MOST
     for v in [cols, *reversed(rows)]:
         most = min(budget, 16) if v != rows[0] or len(rows) == 1 else budget
-        threads[v] = _divisor(d.extent(v) // each[v], most)
+        threads[v] = largest(d.extent(v) // each[v], most)
         budget //= threads[v]
-    if prod(threads.values()) < FEWEST:
-        return None
-    return each, threads
-
-
-def _divisor(n: int, most: int) -> int:
-    """The largest divisor of n that is at most `most`."""
-    return next(k for k in range(min(n, max(most, 1)), 0, -1) if n % k == 0)
+    return _Tile(each, threads)
 
 
 def _pack_columns(d: Draft, weights: Load, cols: str, sums: Sequence[str], dots: bool) -> None:
@@ -250,7 +225,7 @@ def rows(kernel: Kernel, target: Target) -> Trace | None:
     """
     assert target.gpu is not None
     top = [s for s in kernel.body if not isinstance(s, Alloc)]
-    free = _independent(top[0]) if len(top) == 1 and isinstance(top[0], For) else []
+    free = independent(top[0]) if len(top) == 1 and isinstance(top[0], For) else []
     d = Draft(kernel)
     inside = [v for v in loops(kernel.body) if v not in free]
     longest = max((d.extent(v) for v in inside), default=1)
@@ -274,6 +249,6 @@ def rows(kernel: Kernel, target: Target) -> Trace | None:
             name = f"row_{inner}"
         if not d.try_("bind", name, "block"):
             return None
-    if not d.try_("cooperate", name) or _shared_bytes(d.kernel) > target.gpu.shared_block:
+    if not d.try_("cooperate", name) or shared_bytes(d.kernel) > target.gpu.shared_block:
         return None
     return d.trace
