@@ -43,8 +43,13 @@ class Vector:
     """The vector loop being emitted: its variable, `active` iterations in `lanes` lanes."""
 
     var: str
-    active: int
+    active: values.Active
     lanes: int
+
+    @property
+    def count(self) -> int:
+        """Lanes that may count."""
+        return self.active if isinstance(self.active, int) else self.lanes
 
 
 @dataclass(slots=True)
@@ -204,7 +209,7 @@ class Addressing(values.Builder):
         assert vec is not None
         coef = coefficient(form, vec.var) if varying == {vec.var} else None
         if coef is None:
-            lanes = [self.index(self.lane_offset(form, i)) for i in range(vec.active)]
+            lanes = [self.index(self.lane_offset(form, i)) for i in range(vec.count)]
             wide = self.pack_lanes([Value(s, self.index_type, 1) for s in lanes], vec.lanes)
             return self.cast(wide, dtype)
         base = self.splat(

@@ -21,6 +21,7 @@ from tilewright.core.index import (
     bounds,
     coefficient,
     substitute,
+    variables,
 )
 from tilewright.errors import IRError
 from tilewright.loop.ir import (
@@ -45,6 +46,7 @@ from tilewright.loop.ir import (
     Store,
     Unary,
 )
+from tilewright.loop.rewrite import accesses, walk
 from tilewright.schedule.target import Target
 
 #: Scratch larger than this would not be safe on a device's stack.
@@ -52,20 +54,21 @@ MAX_STACK_BYTES = 1 << 18
 
 
 def parallel_loop(kernel: Kernel) -> For | None:
-    """The kernel's parallel loop: the only statement of its body, or there is none."""
-    if (
-        len(kernel.body) == 1
-        and isinstance(kernel.body[0], For)
-        and kernel.body[0].kind == "parallel"
-    ):
-        return kernel.body[0]
-    return None
+    """The kernel's parallel loop: the only statement after the sizes are read, or there is none."""
+    *before, last = kernel.body or (None,)
+    alone = all(isinstance(s, Let) for s in before)
+    return last if alone and isinstance(last, For) and last.kind == "parallel" else None
 
 
 def parallel_extent(kernel: Kernel) -> int:
-    """Iterations of the parallel loop (1 if there is none)."""
+    """Iterations of the parallel loop, at most (1 if there is none)."""
     loop = parallel_loop(kernel)
-    return loop.extent.const if loop is not None else 1
+    if loop is None:
+        return 1
+    sizes = {s.name: s.range for s in kernel.body if isinstance(s, Let) and s.range is not None}
+    _, hi = bounds(loop.extent, sizes)
+    assert hi is not None, f"{kernel.name}: the parallel loop has no bound"
+    return hi
 
 
 def emit_kernel(kernel: Kernel, target: Target) -> tuple[str, list[str]]:
@@ -108,13 +111,23 @@ class Emitter(Addressing):
         params += [f"{self.word} %begin", f"{self.word} %end"]
         loop = parallel_loop(self.kernel)
         if loop is not None:
-            self.serial(loop, "%begin", "%end")
+            for read in self.kernel.body[:-1]:
+                self.statement(read)
+            self.serial(loop, "%begin", self.last(loop))
         else:
             self.block(self.kernel.body)
         head = f"define internal void @{self.kernel.name}({', '.join(params)}) #0 {{\nentry:"
         return "\n".join(
             [head, *self.entry, "  br label %body", "body:", *self.lines, "  ret void", "}"]
         )
+
+    def last(self, loop: For) -> str:
+        """Where this call's part of the parallel loop ends: the caller counts up to its bound."""
+        if loop.extent.is_const:
+            return "%end"
+        w, extent = self.word, self.index(loop.extent)
+        self.declare(f"declare {w} @llvm.smin.{w}({w}, {w})")
+        return self.op(f"call {w} @llvm.smin.{w}({w} %end, {w} {extent})")
 
     def _reads(self, name: str) -> bool:
         return name in values.loaded_buffers(self.kernel.body)
@@ -191,9 +204,9 @@ class Emitter(Addressing):
 
     def loop(self, loop: For) -> None:
         extent = substitute(loop.extent, self.scope.index)
-        if loop.kind in ("unroll", "vector") and not extent.is_const:
-            raise IRError(f"{self.kernel.name}: {loop.kind} loop {loop.var} has extent {extent}")
-        if loop.kind == "unroll":
+        if loop.kind == "vector" and not extent.is_const:
+            self.open_vector_loop(loop, extent)
+        elif loop.kind == "unroll" and extent.is_const:
             for i in range(extent.const):
                 with self.bound_index(loop.var, Ix(i)):
                     self.block(loop.body)
@@ -230,6 +243,39 @@ class Emitter(Addressing):
         self.block(body)
         self.scope = outer
         self.vector = None
+
+    def open_vector_loop(self, loop: For, extent: Ix) -> None:
+        """A vector loop whose extent is known at run time: under a mask where all accesses are to
+        neighbours and the target has masks, else one iteration after the other."""
+        _, most = bounds(extent, self.scope.ranges)
+        lanes = values.next_power_of_two(most or 0)
+        limit = max(self.target.lanes(1), 4)
+        if not self.masked or not 1 < lanes <= limit or not self.neighbours(loop):
+            self.serial(loop, "0", self.index(extent))
+            return
+        name = f"llvm.get.active.lane.mask.v{lanes}i1.{self.word}"
+        kind = f"<{lanes} x i1>"
+        self.declare(f"declare {kind} @{name}({self.word}, {self.word})")
+        mask = self.op(f"call {kind} @{name}({self.word} 0, {self.word} {self.index(extent)})")
+        self.vector = Vector(loop.var, mask, lanes)
+        outer = self.scope
+        self.scope = outer.child()
+        self.scope.ranges[loop.var] = (0, lanes - 1)
+        self.block(loop.body)
+        self.scope = outer
+        self.vector = None
+
+    def neighbours(self, loop: For) -> bool:
+        """Whether all accesses of a vector loop are to one element or to neighbouring ones."""
+        if any(isinstance(s, Let) and s.range is not None for s in walk(loop.body)):
+            return False
+        for buffer, index, _ in accesses(loop.body):
+            slot = self.slots[buffer]
+            offset = self.offset(slot, index)
+            coef = coefficient(offset, loop.var)
+            if coef not in (0, 1) or (coef == 0 and loop.var in variables(offset)):
+                return False
+        return not any(isinstance(s, Store) and loop.var not in _names(s) for s in walk(loop.body))
 
     def serial(self, loop: For, begin: str, end: str) -> None:
         """A counted loop tested at the bottom; guarded unless it surely runs."""
@@ -279,7 +325,7 @@ class Emitter(Addressing):
             ptr = self.address(slot, substitute(offset, {vec.var: Ix(0)}))
             full = self.unmasked(slot, e.index)
             return self.load_vector(ptr, dtype, vec.lanes, None if full else vec.active)
-        lanes = [self.load_scalar(slot, self.lane_offset(offset, i)) for i in range(vec.active)]
+        lanes = [self.load_scalar(slot, self.lane_offset(offset, i)) for i in range(vec.count)]
         return self.pack_lanes(lanes, vec.lanes)
 
     def load_scalar(self, slot: Slot, offset: Ix) -> Value:
@@ -301,7 +347,7 @@ class Emitter(Addressing):
         value = self.splat(value, vec.lanes)
         if varying == {vec.var} and coefficient(offset, vec.var) == 1:
             ptr = self.address(slot, substitute(offset, {vec.var: Ix(0)}))
-            partial = vec.active < vec.lanes
+            partial = vec.active != vec.lanes
             if partial and slot.buffer.space == "register" and self.unmasked(slot, index):
                 # Blend with what is there: SROA sees through this, not through a masked store.
                 value = self.blend(
@@ -310,7 +356,7 @@ class Emitter(Addressing):
                 partial = False
             self.store_vector(ptr, value, vec.active if partial else None)
             return
-        for i in range(vec.active):
+        for i in range(vec.count):
             ptr = self.address(slot, self.lane_offset(offset, i))
             self.store_vector(ptr, self.extract(value, i), None)
 
@@ -363,3 +409,8 @@ class Emitter(Addressing):
             self.memo = memo
         del self.scope.index[e.var]
         return total
+
+
+def _names(s: Store) -> set[str]:
+    """Variables in the index of a store."""
+    return {v for i in s.index for v in variables(i)}

@@ -17,6 +17,10 @@ from tilewright.loop.ir import Block
 from tilewright.loop.rewrite import expressions, loads
 
 
+#: How many lanes of a vector count: a number, or a mask that is known when the code runs.
+Active = int | str
+
+
 @dataclass(frozen=True, slots=True)
 class Value:
     """An SSA name or literal of `dtype`; `lanes` > 1 is a vector."""
@@ -176,8 +180,10 @@ class Builder:
             return v
         return Value(self.op(f"extractelement {v.type} {v.ssa}, i32 {lane}"), v.dtype, 1)
 
-    def blend(self, old: Value, new: Value, active: int) -> Value:
+    def blend(self, old: Value, new: Value, active: Active) -> Value:
         """The first `active` lanes of `new`, the rest of `old`."""
+        if isinstance(active, str):
+            return self.select(Value(active, BOOL, new.lanes), new, old)
         picks = ", ".join(f"i32 {i + (new.lanes if i < active else 0)}" for i in range(new.lanes))
         pair = f"{old.type} {old.ssa}, {new.type} {new.ssa}"
         return Value(
@@ -186,20 +192,22 @@ class Builder:
 
     # ---- memory
 
-    def _mask(self, lanes: int, active: int) -> str:
+    def _mask(self, lanes: int, active: Active) -> str:
+        if isinstance(active, str):
+            return active
         return (
             "<" + ", ".join(f"i1 {'true' if i < active else 'false'}" for i in range(lanes)) + ">"
         )
 
     def load_vector(
-        self, ptr: str, dtype: DType, lanes: int, active: int | None, align: int = 0
+        self, ptr: str, dtype: DType, lanes: int, active: Active | None, align: int = 0
     ) -> Value:
         """Load `lanes` elements, or only the first `active`; `align` is 0 or more than an element's."""
         element = memory_type(dtype)
         kind = element if lanes == 1 else f"<{lanes} x {element}>"
         if active is None:
             raw = self.op(f"load {kind}, ptr {ptr}, align {align or dtype.bytes}")
-        elif not self.masked:
+        elif not self.masked and isinstance(active, int):
             raw = partial.load_pieces(self, ptr, dtype, lanes, active)
         else:
             name = f"llvm.masked.load.v{lanes}{_suffix(dtype, memory=True)}.p0"
@@ -213,7 +221,7 @@ class Builder:
             raw = self.op(f"trunc {kind} {raw} to {llvm_type(BOOL, lanes)}")
         return Value(raw, dtype, lanes)
 
-    def store_vector(self, ptr: str, v: Value, active: int | None, align: int = 0) -> None:
+    def store_vector(self, ptr: str, v: Value, active: Active | None, align: int = 0) -> None:
         """Store all lanes, or only the first `active`; `align` as in `load_vector`."""
         element = memory_type(v.dtype)
         kind = element if v.lanes == 1 else f"<{v.lanes} x {element}>"
@@ -223,7 +231,7 @@ class Builder:
         if active is None:
             self.emit(f"store {kind} {ssa}, ptr {ptr}, align {align or v.dtype.bytes}")
             return
-        if not self.masked:
+        if not self.masked and isinstance(active, int):
             partial.store_pieces(self, ptr, ssa, v.dtype, v.lanes, active)
             return
         name = f"llvm.masked.store.v{v.lanes}{_suffix(v.dtype, memory=True)}.p0"

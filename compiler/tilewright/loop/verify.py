@@ -149,6 +149,12 @@ class _Verifier:
                 limit = int(c.value)
                 inner.ranges[var] = (lo, min(hi, limit - 1)) if holds else (max(lo, limit), hi)
                 inner.loops[var] = Ix(inner.ranges[var][1] + 1)
+            case Binary("lt", FromIndex(Ix(0, ((str(var), 1),)), _), FromIndex(form, _)) if holds:
+                _, top = bounds(form, scope.ranges)
+                if top is not None and var in scope.ranges:
+                    lo, hi = scope.ranges[var]
+                    inner.ranges[var] = (lo, max(lo, min(hi, top - 1)))
+                    inner.loops[var] = form
         return inner
 
     def loop(self, s: For, scope: _Scope) -> None:

@@ -29,8 +29,8 @@ def split(kernel: Kernel, var: str, factor: int, outer: str, inner: str) -> Kern
             return s
         n = s.extent
         body = substitute_block(s.body, {var: ix(outer) * factor + ix(inner)})
-        if n.is_const and n.const % factor == 0:
-            size, count = Ix(factor), Ix(n.const // factor)
+        if n % factor == Ix(0):
+            size, count = Ix(factor), n // factor
         else:
             size, count = imin(factor, n - ix(outer) * factor), (n + (factor - 1)) // factor
         return For(outer, count, (For(inner, size, body),), s.kind)

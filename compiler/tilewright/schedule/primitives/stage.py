@@ -60,6 +60,8 @@ def _search(block: Block, names: list[str], ranges: Ranges) -> Block:
         elif isinstance(s, If):
             out.append(If(s.cond, _search(s.then, names, ranges), _search(s.orelse, names, ranges)))
         else:
+            if isinstance(s, Let) and s.range is not None:
+                ranges = {**ranges, s.name: s.range}
             out.append(s)
     return tuple(out)
 
