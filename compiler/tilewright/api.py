@@ -151,12 +151,12 @@ def tune(
     the `device` (`ssh://user@host`, `emulator`) if one is named. `report` gets the state several times a
     second. Code that cannot run here is ranked by estimates, labelled as such.
     """
-    from tilewright.frontend.onnx import load_onnx
+    from tilewright.frontend.models import load_model
     from tilewright.tune.library import user_folder
     from tilewright.tune.tuner import Tuner
 
     machine = resolve_target(target)
-    graph = model if isinstance(model, Graph) else load_onnx(model, shapes, notify)
+    graph = model if isinstance(model, Graph) else load_model(model, shapes, notify)
     folder = _path(logs) or user_folder()
     tuner = Tuner(graph, machine, folder, executor, slots, device, seed, report)
     return tuner.run(60 * minutes)

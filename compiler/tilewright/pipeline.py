@@ -108,9 +108,9 @@ def _imported(
     if isinstance(source, Graph):
         graph = source
     else:
-        from tilewright.frontend.onnx import load_onnx
+        from tilewright.frontend.models import load_model
 
-        graph = load_onnx(source, shapes, notify)
+        graph = load_model(source, shapes, notify)
     verify_graph(graph)
     _dump(dump, "1_imported.graph", lambda: graph_text(graph))
     return graph

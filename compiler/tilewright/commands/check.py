@@ -27,7 +27,7 @@ from tilewright.commands._common import (
 from tilewright.core.dtypes import F16, F64, I64
 from tilewright.errors import TilewrightError
 from tilewright.footprint import shortages
-from tilewright.frontend.onnx import examine_onnx
+from tilewright.frontend.models import examine_model
 from tilewright.pipeline import resolve_target, survey
 from tilewright.program import Program, spec_of
 from tilewright.schedule.target import Target
@@ -77,7 +77,7 @@ def command(
             f"--ram and --flash are for microcontrollers, which {machine.name} is not"
         )
     path, shapes = locate(model, shape)
-    found = examine_onnx(path, shapes)
+    found = examine_model(path, shapes)
     report = _Report(
         [
             _Problem(p.node if p.op_type else "", p.op_type, p.reason, p.hint)

@@ -9,7 +9,6 @@ their names; those of nested graphs get the node they stand in as a prefix.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -20,6 +19,7 @@ from tilewright.frontend import limits, nested
 from tilewright.frontend.inputs import Shapes, input_types
 from tilewright.frontend.node import Builder, ForeignNode, Scope
 from tilewright.frontend.order import in_order, node_name, subgraphs
+from tilewright.frontend.problems import MALFORMED, Problem
 from tilewright.frontend.qoperator import QOPERATORS
 from tilewright.frontend.reading import functions_of
 from tilewright.frontend.schema import MICROSOFT, check_node
@@ -30,26 +30,6 @@ from tilewright.registry import onnx_importers
 
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 MIN_OPSET = 7
-
-#: What a malformed node can make an importer, a type rule or a reference function raise.
-_MALFORMED = (
-    ValueError, LookupError, TypeError, ArithmeticError, AssertionError, AttributeError, MemoryError,
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that cannot be compiled: where, why, and what to do. `broken`: the file is at fault."""
-
-    node: str
-    op_type: str
-    reason: str
-    hint: str
-    broken: bool = False
-
-    def __str__(self) -> str:
-        where = f"node `{self.node}` ({self.op_type}): " if self.op_type else ""
-        return f"{where}{self.reason}" + (f": {self.hint}" if self.hint else "")
 
 
 class Importer:
@@ -167,7 +147,7 @@ class Importer:
                 self.problem(n, name, text, "change this node, or export the model differently")
         except TilewrightError as err:
             self.problem(n, name, str(err), "", broken=True)
-        except _MALFORMED as err:
+        except MALFORMED as err:
             reason = f"its attributes or inputs are malformed ({type(err).__name__}: {err})"
             self.problem(n, name, reason, "repair the model", broken=True)
         else:

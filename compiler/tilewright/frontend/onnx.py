@@ -9,31 +9,22 @@ constants alone is folded at once, so shape arithmetic never reaches the graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 import onnx
 import onnx.shape_inference
 
 from tilewright.errors import ModelError, TilewrightError, UnsupportedError
 from tilewright.frontend import limits
-from tilewright.frontend.importer import Importer, Problem
+from tilewright.frontend.importer import Importer
 from tilewright.frontend.inputs import Shapes, input_types
+from tilewright.frontend.problems import Findings, Problem
 from tilewright.frontend.reading import Source, folder_of, name_of, read_model
 from tilewright.frontend.tensors import element_type
 from tilewright.graph.ir import Graph, TensorType
 
 __all__ = ["Findings", "Problem", "Source", "check_onnx", "examine_onnx", "load_onnx"]
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What an import came upon. `unchecked`: nodes (name, operator) that are known operators, but whose
-    inputs have no known type because of a problem before them."""
-
-    problems: Sequence[Problem]
-    unchecked: Sequence[tuple[str, str]] = ()
 
 
 def load_onnx(

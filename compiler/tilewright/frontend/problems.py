@@ -1,0 +1,38 @@
+"""What an import comes upon: problems of single nodes, of all formats.
+
+Invariant: a problem says where it is, why, and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: What a malformed node can make an importer, a type rule or a reference function raise.
+MALFORMED = (
+    ValueError, LookupError, TypeError, ArithmeticError, AssertionError, AttributeError, MemoryError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that cannot be compiled: where, why, and what to do. `broken`: the file is at fault."""
+
+    node: str
+    op_type: str
+    reason: str
+    hint: str
+    broken: bool = False
+
+    def __str__(self) -> str:
+        where = f"node `{self.node}` ({self.op_type}): " if self.op_type else ""
+        return f"{where}{self.reason}" + (f": {self.hint}" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What an import came upon. `unchecked`: nodes (name, operator) that are known operators, but whose
+    inputs have no known type because of a problem before them."""
+
+    problems: Sequence[Problem]
+    unchecked: Sequence[tuple[str, str]] = ()

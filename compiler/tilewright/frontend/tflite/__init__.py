@@ -1,0 +1,1 @@
+"""TensorFlow Lite (LiteRT) models -> graph IR; `load.py` is the door."""
