@@ -15,6 +15,7 @@ from tilewright.graph.passes.fold_batch_norm import fold_batch_norm
 from tilewright.graph.passes.fold_bias import fold_bias
 from tilewright.graph.passes.fold_constants import fold_constants
 from tilewright.graph.passes.fold_pad import fold_pad
+from tilewright.graph.passes.move_transposes import move_transposes
 from tilewright.graph.passes.quantize import quantize
 from tilewright.graph.passes.simplify import simplify
 
@@ -25,6 +26,7 @@ PASSES: tuple[Pass, ...] = (
     eliminate_dead,
     fold_constants,
     simplify,
+    move_transposes,
     eliminate_duplicates,
     fold_pad,
     fold_batch_norm,
