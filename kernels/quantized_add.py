@@ -4,6 +4,13 @@ y = clamp(zero_point + ((a - zero_a) * factor_a + (b - zero_b) * factor_b + 2^(b
 
 factor / 2^bits is the ratio of an operand's scale to the result's. The factors are chosen so that nothing
 exceeds 32 bits.
+
+`rescaled_add` rounds as TensorFlow Lite does, each operand for itself and then the sum:
+
+y = clamp(zero_point + r(r((a - zero_a) << left) + r((b - zero_b) << left)), low, high)
+
+where each r multiplies by its own multiplier / 2^31 and divides by its own 2^right, as in
+`core.fixed_point.scaled`; `minus` takes the difference.
 """
 
 from __future__ import annotations
@@ -14,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from tilewright.core.attributes import integer
-from tilewright.core.dtypes import I8, I32, U8, dtype
+from tilewright.core.dtypes import I8, I16, I32, U8, dtype
+from tilewright.core.fixed_point import scaled
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType
@@ -29,7 +37,9 @@ from tilewright.loop.builder import (
     maximum,
     minimum,
     mul,
+    sub,
 )
+from tilewright.loop.fixed_point import divided, high_product
 from tilewright.loop.ir import Expr
 from tilewright.registry import Operator, Sample
 
@@ -101,6 +111,95 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
     yield Sample((x, y), {**attrs, "zero_point": 7, "low": 7, "high": 255, "to": "u8"})
 
 
+# ---------------------------------------------------------------- two roundings
+
+_RESCALED = (
+    "left", "zero_a", "multiplier_a", "right_a", "zero_b", "multiplier_b", "right_b", "multiplier", "right",
+    "zero_point", "low", "high",
+)  # fmt: skip
+
+
+def _rescaled_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
+    a, b = types
+    assert a is not None and b is not None
+    to = dtype(str(attrs["to"]))
+    if a.dtype not in (I8, U8, I16) or b.dtype is not a.dtype or to is not a.dtype:
+        raise ModelError(f"`rescaled_add` of {a} and {b} to {to}: i8, u8 or i16 is wanted")
+    if not 0 <= integer(attrs, "left") <= (15 if a.dtype is I16 else 20):
+        raise ModelError(f"`rescaled_add`: the shift {attrs['left']} does not fit {a.dtype}")
+    try:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        raise ModelError(f"`rescaled_add` of {a} and {b}: the shapes do not broadcast") from None
+    return [TensorType(to, shape)]
+
+
+def _rescaled_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
+    parts: list[Array] = []
+    for name, x in zip("ab", inputs, strict=True):
+        wide = (np.asarray(x).astype(np.int64) - integer(attrs, f"zero_{name}")) << integer(
+            attrs, "left"
+        )
+        factor = integer(attrs, f"multiplier_{name}"), -integer(attrs, f"right_{name}")
+        parts.append(scaled(wide, *factor))
+    total = parts[0] - parts[1] if attrs["minus"] else parts[0] + parts[1]
+    y = scaled(total, integer(attrs, "multiplier"), -integer(attrs, "right"))
+    y = np.clip(y + integer(attrs, "zero_point"), attrs["low"], attrs["high"])
+    return [y.astype(dtype(str(attrs["to"])).numpy)]
+
+
+def _rescaled_compute(
+    x: Sequence[Reader | None],
+    index: tuple[Ix, ...],
+    attrs: Attrs,
+    out: TensorType,
+    k: KernelBuilder,
+) -> Expr:
+    assert x[0] is not None and x[1] is not None
+
+    def scale(value: Expr, shift: int, name: str) -> Expr:
+        """`shift` is one more than the value's: a product has its high half taken, of 31 bits."""
+        factor = const(integer(attrs, f"multiplier{name}"), I32)
+        value = high_product(value, factor, shift, wide=out.dtype is I16)
+        right = integer(attrs, f"right{name}")
+        return divided(k, value, const(right - 1, I32), right - 1) if right else value
+
+    parts: list[Expr] = []
+    for name, reader in zip(("_a", "_b"), x, strict=True):
+        assert reader is not None
+        value = cast(reader.broadcast(index), I32)
+        if integer(attrs, f"zero{name}"):
+            value = sub(value, const(integer(attrs, f"zero{name}"), I32))
+        parts.append(scale(value, integer(attrs, "left") + 1, name))
+    total = sub(*parts) if attrs["minus"] else add(*parts)
+    y = add(scale(total, 1, ""), const(integer(attrs, "zero_point"), I32))
+    low, high = const(integer(attrs, "low"), I32), const(integer(attrs, "high"), I32)
+    return cast(minimum(maximum(y, low), high), out.dtype)
+
+
+def _rescaled_samples(rng: np.random.Generator) -> Iterator[Sample]:
+    attrs: dict[str, AttrValue] = {
+        "left": 20, "zero_a": -3, "multiplier_a": 1 << 30, "right_a": 0, "zero_b": 5,
+        "multiplier_b": 1_534_567_891, "right_b": 2, "multiplier": 1_987_654_321, "right": 19,
+        "zero_point": -7, "low": -128, "high": 127, "to": "i8", "minus": False,
+    }  # fmt: skip
+    for a, b in (((2, 3, 19), (2, 3, 19)), ((4, 5), (5,))):
+        x, y = (rng.integers(-128, 128, s).astype(np.int8) for s in (a, b))
+        yield Sample((x, y), attrs)
+        yield Sample((x, y), {**attrs, "minus": True})
+    x, y = (rng.integers(0, 256, 33).astype(np.uint8) for _ in range(2))
+    yield Sample((x, y), {**attrs, "zero_point": 7, "low": 7, "high": 255, "to": "u8"})
+    x, y = (rng.integers(-(1 << 15), 1 << 15, 33).astype(np.int16) for _ in range(2))
+    wide: dict[str, AttrValue] = {
+        "left": 15,
+        "zero_a": 0,
+        "zero_b": 0,
+        "right": 14,
+        "zero_point": 0,
+    }
+    yield Sample((x, y), {**attrs, **wide, "low": -(1 << 15), "high": (1 << 15) - 1, "to": "i16"})
+
+
 OPERATORS = [
     Operator(
         name="quantized_add",
@@ -111,5 +210,15 @@ OPERATORS = [
         compute=_compute,
         samples=_samples,
         doc="the sum of two quantised tensors",
-    )
+    ),
+    Operator(
+        name="rescaled_add",
+        trait="elementwise",
+        infer=_rescaled_infer,
+        reference=_rescaled_reference,
+        attrs={**dict.fromkeys(_RESCALED, int), "to": str, "minus": bool},
+        compute=_rescaled_compute,
+        samples=_rescaled_samples,
+        doc="the sum or difference of two quantised tensors, rounded as TensorFlow Lite does",
+    ),
 ]

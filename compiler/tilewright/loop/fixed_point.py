@@ -1,0 +1,51 @@
+"""Products with fixed-point factors as expressions: `core.fixed_point` in loop IR.
+
+In: i32 expressions. Out: i32 expressions. Several operator files share these.
+Invariant: 64 bits hold every product; one right shift by 32 takes its high half, which is one instruction
+on many machines.
+"""
+
+from __future__ import annotations
+
+from tilewright.core.dtypes import I32, I64
+from tilewright.loop.builder import KernelBuilder, add, binary, cast, const, select, sub
+from tilewright.loop.ir import Expr
+
+
+def high_product(x: Expr, multiplier: Expr, shift: int, wide: bool = False) -> Expr:
+    """(x * 2^shift * multiplier + 2^31) / 2^32, rounded down.
+
+    `wide` where x * 2^shift does not fit into 32 bits.
+    """
+    value = cast(x, I64) if wide else x
+    if shift:
+        value = binary("shl", value, const(shift, value.dtype))
+    product = binary("mul", cast(value, I64), cast(multiplier, I64))
+    return cast(binary("shr", add(product, const(1 << 31, I64)), const(32, I64)), I32)
+
+
+def halved(k: KernelBuilder, x: Expr, places: Expr) -> Expr:
+    """x / 2^(places + 1) for places >= 0, half away from zero.
+
+    A negative x less 1 is rounded half up to what x is rounded half down to.
+    """
+    x = k.let("h", x)
+    below = add(x, binary("shr", x, const(31, I32)))
+    return binary("shr", add(binary("shr", below, places), const(1, I32)), const(1, I32))
+
+
+def divided(k: KernelBuilder, x: Expr, places: Expr, least: int) -> Expr:
+    """Like `halved`; x itself where places is -1. `least` is the least of them all."""
+    if least >= 0:
+        return halved(k, x, places)
+    x = k.let("h", x)
+    zero = const(0, I32)
+    some = binary("ge", places, zero)
+    return select(some, halved(k, x, select(some, places, zero)), x)
+
+
+def raised(x: Expr, places: Expr) -> Expr:
+    """x * 2^(-1 - places) where places is below -1, else x."""
+    zero = const(0, I32)
+    left = sub(const(-1, I32), places)
+    return binary("shl", x, select(binary("gt", left, zero), left, zero))
