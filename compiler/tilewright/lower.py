@@ -165,8 +165,13 @@ class _Lowerer:
         halo = s.halo if role == "in" else ((0, 0),) * t.rank
         order = sorted(range(t.rank), key=lambda d: (-abs(s.strides[d]), d))
         shift = tuple(lo for lo, _ in halo)
+        sizes = list(t.shape)
+        if name in self.place.shifts:  # a part that begins at a place known at run time
+            whole, axis, start = self.place.shifts[name]
+            shift = (*shift[:axis], shift[axis] + start, *shift[axis + 1 :])
+            sizes[axis] = self.g.types[whole].shape[axis]
         if name not in self.known:
-            shape = tuple(t.shape[d] + sum(halo[d]) for d in order)
+            shape = tuple(sizes[d] + sum(halo[d]) for d in order)
             strides = tuple(
                 0 if n == 1 else s.strides[d] for n, d in zip(shape, order, strict=True)
             )

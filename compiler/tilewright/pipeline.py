@@ -15,6 +15,10 @@ import numpy as np
 from tilewright.codegen.kernel import parallel_extent
 from tilewright.codegen.llvm import runs_here
 from tilewright.codegen.module import Place
+from tilewright.core.index import Ix
+from tilewright.core.sizes import Point
+from tilewright.dynamic.open import Open
+from tilewright.dynamic.request import Request, requested
 from tilewright.errors import TilewrightError
 from tilewright.graph.fuse import Group, fuse
 from tilewright.graph.ir import Graph, Node
@@ -33,10 +37,12 @@ from tilewright.program import Program, Step, Tensor
 from tilewright.registry import operator
 from tilewright.schedule.target import Target, load_target, target_names
 from tilewright.schedule.trace import Trace
-from tilewright.tune.library import Decision, Library, load_library
+from tilewright.tune.library import Decision, Library, load_library, reapplied
 
 Progress = Callable[[str, float], None]
 Source = str | Path | bytes | Graph
+#: Shapes of inputs by name; a dim may be the name of a size, whose range is an entry of its own.
+Shapes = Mapping[str, Sequence[int | str] | str]
 
 #: Steps with less work than this run on the calling thread (about 20 microseconds).
 MIN_THREADED_FLOPS = 1 << 20
@@ -57,7 +63,7 @@ def resolve_target(name: str | Target) -> Target:
 def build(
     source: Source,
     target: str | Target = "host",
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Shapes | None = None,
     progress: Progress = lambda stage, fraction: None,
     notify: Callable[[str], None] = lambda message: None,
     dump: Path | None = None,
@@ -72,13 +78,19 @@ def build(
     """
     machine = resolve_target(target)
     known = library if library is not None else load_library(machine)
-    graph = _imported(source, shapes, progress, notify, dump)
+    request = requested(shapes, lambda: _declared(source))
+    if request.sizes:
+        opened = _opened(source, request, machine, variants or known.way, progress, notify, dump)
+        place, groups = opened.place, opened.groups
+        title = name or place.graph.name
+        return _Assembler(title, machine, place, groups, known, progress, dump, opened).run()
+    graph = _imported(source, request.at({}), progress, notify, dump)
     place, groups = _grouped(graph, variants or known.way, progress, dump)
-    return _Assembler(name or graph.name, machine, place, groups, known, progress, dump).run(graph)
+    return _Assembler(name or graph.name, machine, place, groups, known, progress, dump).run()
 
 
 def survey(
-    source: Source, target: str | Target = "host", shapes: Mapping[str, Sequence[int]] | None = None
+    source: Source, target: str | Target = "host", shapes: Shapes | None = None
 ) -> tuple[Program | None, list[Failure]]:
     """Like `build`, but goes on after a kernel that cannot be made: the program, or every failure.
 
@@ -86,14 +98,19 @@ def survey(
     """
     machine = resolve_target(target)
     known = load_library(machine)
-    graph = _imported(source, shapes)
-    place, groups = _grouped(graph, known.way)
+    request = requested(shapes, lambda: _declared(source))
+    opened: Open | None = None
+    if request.sizes:
+        opened = _opened(source, request, machine, known.way)
+        place, groups = opened.place, opened.groups
+    else:
+        place, groups = _grouped(_imported(source, request.at({})), known.way)
     assembler = _Assembler(
-        graph.name, machine, place, groups, known, lambda stage, done: None, None
+        place.graph.name, machine, place, groups, known, lambda stage, done: None, None, opened
     )
     failures: list[Failure] = []
     assembler.failures = failures
-    program = assembler.run(graph)
+    program = assembler.run()
     return (None if failures else program), failures
 
 
@@ -114,6 +131,59 @@ def _imported(
     verify_graph(graph)
     _dump(dump, "1_imported.graph", lambda: graph_text(graph))
     return graph
+
+
+def _declared(source: Source) -> Mapping[str, tuple[int | str, ...]]:
+    """Dims of the inputs as the model states them."""
+    if isinstance(source, Graph):
+        return {n: source.types[n].shape for n in source.inputs}
+    from tilewright.frontend.onnx import onnx_input_dims
+
+    return onnx_input_dims(source)
+
+
+def _opened(
+    source: Source,
+    request: Request,
+    target: Target,
+    variants: Chooser,
+    progress: Progress = lambda stage, fraction: None,
+    notify: Callable[[str], None] = lambda message: None,
+    dump: Path | None = None,
+) -> Open:
+    """The model with open sizes; what is dumped, noted and chosen is that at the bound."""
+    if target.gpu is not None:
+        raise TilewrightError(
+            f"sizes cannot be left open for {target.name}: compile for fixed shapes, several if need be"
+        )
+    if isinstance(source, Graph):
+        raise TilewrightError("a graph has static shapes: open sizes need the model it came from")
+    chosen: dict[str, str | None] = {}
+
+    def choose(graph: Graph, node: Node) -> str | None:
+        if node.name not in chosen:
+            chosen[node.name] = variants(graph, node)
+        return chosen[node.name]
+
+    def optimised(point: Point) -> Graph:
+        first = not chosen and not seen
+        seen.append(point)
+        graph = _imported(
+            source,
+            request.at(point),
+            progress,
+            notify if first else lambda m: None,
+            dump if first else None,
+        )
+        out = choose_variants(optimize(graph), choose)
+        verify_graph(out)
+        return out
+
+    seen: list[Point] = []
+    opened = Open(request, optimised)
+    _dump(dump, "2_optimised.graph", lambda: graph_text(opened.place.graph))
+    _dump(dump, "3_groups.txt", lambda: _groups_text(opened.place, opened.groups))
+    return opened
 
 
 def _grouped(
@@ -156,7 +226,9 @@ class _Assembler:
         library: Library,
         progress: Progress,
         dump: Path | None,
+        opened: Open | None = None,
     ) -> None:
+        self.opened = opened
         self.name = name
         self.target = target
         self.place = place
@@ -175,7 +247,7 @@ class _Assembler:
         self.failures: list[Failure] | None = None
         """Where failures are noted; None: the first one is raised."""
 
-    def run(self, imported: Graph) -> Program:
+    def run(self) -> Program:
         work: list[tuple[Lowered, Kernel, Group | None, str]] = []
         filled: set[str] = set()
         for i, group in enumerate(self.groups):
@@ -183,12 +255,12 @@ class _Assembler:
             root = self.place.storage[group.output].root
             if root not in filled:
                 filled.add(root)
-                border = lower_fill(self.place, root)
+                border = self.fill(root)
                 if border is not None:
-                    work.append((border, self.scheduled(border, None), None, root))
+                    work.append((border[1], self.scheduled(*border, None), None, root))
             try:
-                lowered = lower_group(self.place, group)
-                work.append((lowered, self.scheduled(lowered, group), group, root))
+                kernel, lowered = self.lowered(i)
+                work.append((lowered, self.scheduled(kernel, lowered, group), group, root))
             except TilewrightError as err:
                 if self.failures is None:
                     raise
@@ -201,11 +273,14 @@ class _Assembler:
         return Program(
             name=self.name,
             target=self.target,
-            inputs=tuple(Tensor(n, self.g.types[n]) for n in self.g.inputs),
-            outputs=tuple(
-                Tensor(shown, self.g.types[n])
-                for shown, n in zip(names, self.g.outputs, strict=True)
+            inputs=tuple(
+                Tensor(n, self.g.types[n], self.dims(i, False)) for i, n in enumerate(self.g.inputs)
             ),
+            outputs=tuple(
+                Tensor(shown, self.g.types[n], self.dims(i, True))
+                for i, (shown, n) in enumerate(zip(names, self.g.outputs, strict=True))
+            ),
+            sizes=self.opened.sizes if self.opened else (),
             graph=self.g,
             placement=self.place,
             kernels=tuple(self.kernels.values()),
@@ -220,15 +295,33 @@ class _Assembler:
 
     # ---- kernels
 
-    def scheduled(self, lowered: Lowered, group: Group | None) -> Kernel:
+    def lowered(self, i: int) -> tuple[Kernel, Lowered]:
+        """Group `i` as a kernel for all sizes, and as it was lowered (at the bound)."""
+        if self.opened is not None:
+            return self.opened.group(i)
+        made = lower_group(self.place, self.groups[i])
+        return made.kernel, made
+
+    def fill(self, root: str) -> tuple[Kernel, Lowered] | None:
+        """The same for the step that writes a border."""
+        if self.opened is not None:
+            return self.opened.fill(root)
+        made = lower_fill(self.place, root)
+        return None if made is None else (made.kernel, made)
+
+    def dims(self, number: int, output: bool) -> tuple[Ix, ...]:
+        return self.opened.dims(number, output) if self.opened is not None else ()
+
+    def scheduled(self, raw: Kernel, lowered: Lowered, group: Group | None) -> Kernel:
         """Schedule as the library says, or by the operator's default; equal kernels are kept once."""
-        raw = lowered.kernel
         digest = fingerprint(raw)
         if digest in self.by_print:
             return self.kernels[self.by_print[digest]]
         verify_kernel(raw)
         op = operator(group.anchor.op) if group else None
-        made = self.library.decide(op, raw, self.target)
+        made = self.library.decide(op, lowered.kernel, self.target)
+        if raw is not lowered.kernel:
+            made = reapplied(made, op, raw, lowered.kernel, self.target)
         symbol = f"{self.name}_{len(self.kernels)}_{raw.name}"
         self.kernels[symbol] = replace(made.kernel, name=symbol)
         self.traces[symbol] = made.trace
@@ -295,7 +388,7 @@ class _Assembler:
     ) -> Step:
         at: list[Place] = []
         touched = 0
-        for argument, param in zip(lowered.arguments, kernel.params, strict=True):
+        for argument, param in zip(lowered.arguments, kernel.params, strict=False):
             t = self.g.types[argument.value]
             touched += t.bytes
             if argument.role == "const":
@@ -303,6 +396,8 @@ class _Assembler:
                 continue
             base = places[self.place.storage[argument.value].root]
             at.append(replace(base, offset=base.offset + argument.offset * t.dtype.bytes))
+        if len(kernel.params) > len(lowered.arguments):  # sizes come after all inputs
+            at.append(Place("input", 0, len(self.g.inputs)))
         nodes = group.nodes if group else ()
         flops = sum(self.flops(n) for n in nodes)
         count = parallel_extent(kernel)

@@ -10,20 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tilewright.codegen.module import CallSite, ModulePlan, Place
+from tilewright.core.index import FloorDiv, Ix
+from tilewright.core.sizes import Size
 from tilewright.graph.ir import Graph, TensorType
 from tilewright.graph.layout import Placement
 from tilewright.loop.ir import Kernel
-from tilewright.runtime.model import Spec, TensorSpec
+from tilewright.runtime.model import OpenDim, SizeSpec, Spec, TensorSpec
 from tilewright.schedule.target import Target
 from tilewright.schedule.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A model input or output."""
+    """A model input or output; with open sizes `dims` are its dims as forms, and `type` is that at the bound."""
 
     name: str
     type: TensorType
+    dims: tuple[Ix, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Program:
     weights: bytes
     places: dict[str, Place] = field(default_factory=dict[str, Place])
     """Where each materialised allocation lies (root values only)."""
+    sizes: tuple[Size, ...] = ()
+    """Sizes that are known when the model runs."""
     reasons: dict[str, str] = field(default_factory=dict[str, str])
     """Kernel -> why it has its schedule: default rule, log record, or transferred from a near shape."""
 
@@ -74,14 +79,28 @@ class Program:
     def plan(self) -> ModulePlan:
         """What code generation needs."""
         calls = tuple(CallSite(s.kernel, s.places, s.count, s.threaded) for s in self.steps)
-        return ModulePlan(self.name, self.target, self.kernels, calls, len(self.weights))
+        return ModulePlan(
+            self.name,
+            self.target,
+            self.kernels,
+            calls,
+            len(self.weights),
+            self.sizes,
+            len(self.inputs),
+        )
 
 
 def spec_of(program: Program, stack_bytes: int = 0) -> Spec:
     """The caller's view of a program; `stack_bytes` where it is known."""
 
     def tensors(items: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(t.name, t.type.shape, t.type.dtype.numpy.name) for t in items)
+        return tuple(
+            TensorSpec(
+                t.name, t.type.shape, t.type.dtype.numpy.name,
+                tuple(_open_dim(d, program.sizes) for d in t.dims),
+            )
+            for t in items
+        )  # fmt: skip
 
     return Spec(
         name=program.name,
@@ -94,4 +113,20 @@ def spec_of(program: Program, stack_bytes: int = 0) -> Spec:
         arena_align=program.target.align,
         stack_bytes=stack_bytes,
         threads=program.target.board is None,
+        sizes=tuple(SizeSpec(s.name, s.low, s.high, s.step) for s in program.sizes),
     )
+
+
+def _open_dim(form: Ix, sizes: Sequence[Size]) -> OpenDim:
+    """A form of the sizes as callers get it."""
+    number = {s.var: i for i, s in enumerate(sizes)}
+    terms: list[tuple[int, int, int, int]] = []
+    for atom, coef in form.terms:
+        match atom:
+            case str():
+                terms.append((coef, number[atom], 0, 1))
+            case FloorDiv(Ix(shift, ((str(var), 1),)), den):
+                terms.append((coef, number[var], shift, den))
+            case _:
+                raise AssertionError(f"no dim is {form}")
+    return OpenDim(form.const, tuple(terms))

@@ -35,7 +35,9 @@ class Session:
         self.arena = aligned_bytes(max(program.arena_bytes, 64))
         self.inputs = [np.zeros(t.type.shape, t.type.dtype.numpy) for t in program.inputs]
         self.outputs = [np.zeros(t.type.shape, t.type.dtype.numpy) for t in program.outputs]
-        self._in = _pointers(self.inputs)
+        self.sizes = np.array([s.high for s in program.sizes], np.int64)
+        """Sizes to run at: the largest, until others are written here. Arrays keep the bound's shapes."""
+        self._in = _pointers([*self.inputs, self.sizes] if program.sizes else self.inputs)
         self._out = _pointers(self.outputs)
         self._context = (ctypes.c_void_p * 4)(
             ctypes.addressof(self._in),

@@ -53,6 +53,10 @@ from tilewright.schedule.target import Target
 MAX_STACK_BYTES = 1 << 18
 
 
+#: Lanes of a vector whose number is known at run time, at most.
+MAX_MASKED = 64
+
+
 def parallel_loop(kernel: Kernel) -> For | None:
     """The kernel's parallel loop: the only statement after the sizes are read, or there is none."""
     *before, last = kernel.body or (None,)
@@ -249,8 +253,7 @@ class Emitter(Addressing):
         neighbours and the target has masks, else one iteration after the other."""
         _, most = bounds(extent, self.scope.ranges)
         lanes = values.next_power_of_two(most or 0)
-        limit = max(self.target.lanes(1), 4)
-        if not self.masked or not 1 < lanes <= limit or not self.neighbours(loop):
+        if not self.masked or not 1 < lanes <= MAX_MASKED or not self.neighbours(loop):
             self.serial(loop, "0", self.index(extent))
             return
         name = f"llvm.get.active.lane.mask.v{lanes}i1.{self.word}"

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tilewright.codegen.kernel import emit_kernel
+from tilewright.core.sizes import Size
 from tilewright.loop.ir import Kernel
 from tilewright.schedule.target import Target
 
@@ -55,6 +56,9 @@ class ModulePlan:
     kernels: tuple[Kernel, ...]
     calls: tuple[CallSite, ...]
     weights_bytes: int
+    sizes: tuple[Size, ...] = ()
+    """Sizes that are known at run time; their values come as one more input, number `inputs`."""
+    inputs: int = 0
 
 
 #: Order of the pointers in a step's context.
@@ -152,7 +156,7 @@ shared:
 
 
 def _main(plan: ModulePlan) -> str:
-    """Checks the arena's alignment, then runs every step in order."""
+    """Checks the arena's alignment and the sizes, then runs every step in order."""
     n, word, size = plan.name, _word(plan.target), plan.target.pointer_bytes
     lines = [
         f"define hidden i32 @{n}_main(ptr %inputs, ptr %outputs, ptr %arena, ptr %weights, "
@@ -161,9 +165,11 @@ def _main(plan: ModulePlan) -> str:
         f"  %bits = ptrtoint ptr %arena to {word}",
         f"  %low = and {word} %bits, {plan.target.align - 1}",
         f"  %bad = icmp ne {word} %low, 0",
-        "  br i1 %bad, label %refuse, label %go",
+        "  br i1 %bad, label %refuse, label %sizes",
         "refuse:",
         "  ret i32 1",
+        "sizes:",
+        *_check_sizes(plan),
         "go:",
         f"  %context = alloca [4 x ptr], align {2 * size}",
     ]
@@ -181,6 +187,37 @@ def _main(plan: ModulePlan) -> str:
             lines.append(f"  call void {task}(ptr %context, {word} 0, {word} {call.count})")
     lines += ["  ret i32 0", "}"]
     return "\n".join(lines)
+
+
+def _check_sizes(plan: ModulePlan) -> list[str]:
+    """Return 2 for a size that the code was not made for: nothing has been read or written then."""
+    if not plan.sizes:
+        return ["  br label %go"]
+    word, size = _word(plan.target), plan.target.pointer_bytes
+    lines = [
+        f"  %given.f = getelementptr ptr, ptr %inputs, {word} {plan.inputs}",
+        f"  %given = load ptr, ptr %given.f, align {size}",
+    ]
+    wrong = "false"
+    for i, s in enumerate(plan.sizes):
+        lines += [
+            f"  %at{i} = getelementptr i64, ptr %given, {word} {i}",
+            f"  %size{i} = load i64, ptr %at{i}, align 8",
+            f"  %under{i} = icmp slt i64 %size{i}, {s.low}",
+            f"  %over{i} = icmp sgt i64 %size{i}, {s.high}",
+            f"  %rest{i} = srem i64 %size{i}, {s.step}",
+            f"  %odd{i} = icmp ne i64 %rest{i}, 0",
+            f"  %out{i} = or i1 %under{i}, %over{i}",
+            f"  %bad{i} = or i1 %out{i}, %odd{i}",
+            f"  %wrong{i} = or i1 {wrong}, %bad{i}",
+        ]
+        wrong = f"%wrong{i}"
+    return [
+        *lines,
+        f"  br i1 {wrong}, label %misfit, label %go",
+        "misfit:",
+        "  ret i32 2",
+    ]
 
 
 def _entry_points(plan: ModulePlan) -> str:

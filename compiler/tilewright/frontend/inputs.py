@@ -113,3 +113,14 @@ def _symbol(d: onnx.TensorShapeProto.Dimension) -> str:
     """The name that ties a dim to others; empty for `?`, `None` and the like, which name nothing."""
     name = str(d.dim_param)
     return name if name != "None" and re.match(r"[A-Za-z_]", name) else ""
+
+
+def declared_dims(infos: Sequence[onnx.ValueInfoProto]) -> dict[str, tuple[int | str, ...]]:
+    """Dims of each input as the model states them: numbers, symbolic names, -1 for what is neither."""
+    out: dict[str, tuple[int | str, ...]] = {}
+    for info in infos:
+        dims = info.type.tensor_type.shape.dim
+        out[str(info.name)] = tuple(
+            int(d.dim_value) if d.dim_value > 0 else _symbol(d) or -1 for d in dims
+        )
+    return out

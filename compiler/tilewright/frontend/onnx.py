@@ -18,13 +18,21 @@ import onnx.shape_inference
 from tilewright.errors import ModelError, TilewrightError, UnsupportedError
 from tilewright.frontend import limits
 from tilewright.frontend.importer import Importer
-from tilewright.frontend.inputs import Shapes, input_types
+from tilewright.frontend.inputs import Shapes, declared_dims, input_types
 from tilewright.frontend.problems import Findings, Problem
 from tilewright.frontend.reading import Source, folder_of, name_of, read_model
 from tilewright.frontend.tensors import element_type
 from tilewright.graph.ir import Graph, TensorType
 
-__all__ = ["Findings", "Problem", "Source", "check_onnx", "examine_onnx", "load_onnx"]
+__all__ = [
+    "Findings",
+    "Problem",
+    "Source",
+    "check_onnx",
+    "examine_onnx",
+    "load_onnx",
+    "onnx_input_dims",
+]
 
 
 def load_onnx(
@@ -42,6 +50,15 @@ def load_onnx(
     if problems:
         raise UnsupportedError([str(p) for p in problems if not p.broken])
     return graph
+
+
+def onnx_input_dims(source: Source) -> dict[str, tuple[int | str, ...]]:
+    """Dims of a model's inputs as the file states them: numbers, symbolic names, -1 where there is neither.
+
+    Raises `ModelError` for a broken file."""
+    graph = read_model(source).graph
+    known = {t.name for t in graph.initializer}
+    return declared_dims([i for i in graph.input if i.name not in known])
 
 
 def check_onnx(source: Source, shapes: Shapes | None = None) -> list[Problem]:

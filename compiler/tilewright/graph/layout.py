@@ -12,6 +12,7 @@ Invariant: every value's storage is a strided window (root, offset, strides) of 
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
 
 from tilewright.graph.ir import Graph, Node, TensorType
@@ -57,6 +58,10 @@ class Placement:
     """Outputs of nodes that need no kernel."""
     output_names: list[str] = field(default_factory=list[str])
     """The model's own names of the graph outputs."""
+    parts: dict[str, tuple[str, int, int]] = field(default_factory=dict[str, tuple[str, int, int]])
+    """Values that are written straight into a concatenation: (whole, axis, where along it)."""
+    shifts: dict[str, tuple[str, int, int]] = field(default_factory=dict[str, tuple[str, int, int]])
+    """Those of `parts` whose storage begins where the whole's does: indices are shifted instead."""
 
     def elements(self, root: str) -> int:
         """Size of an allocation in elements, border included."""
@@ -72,14 +77,15 @@ def natural(rank: int) -> Layout:
     return Layout(tuple(range(rank)), ((0, 0),) * rank)
 
 
-def assign_layouts(graph: Graph) -> Placement:
-    """Lay out all values of `graph`; see the module docstring."""
-    return _Assigner(graph).run()
+def assign_layouts(graph: Graph, rigid: Set[str] = frozenset()) -> Placement:
+    """Lay out all values of `graph`; see the module docstring. Nodes in `rigid` are no views."""
+    return _Assigner(graph, rigid).run()
 
 
 class _Assigner:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, rigid: Set[str]) -> None:
         self.g = graph.clone()
+        self.rigid = rigid
         self.place = Placement(self.g)
         self.fixed = {*graph.inputs, *graph.constants}
 
@@ -239,7 +245,7 @@ class _Assigner:
             inner = self._strides_now(producer.inputs[0])
             view = operator(producer.op).view
             source = self.g.types[producer.inputs[0]]
-            if inner is None or view is None:
+            if inner is None or view is None or producer.name in self.rigid:
                 return None
             got = view(source, inner, producer.attrs, t)
             if got is not None:
@@ -285,7 +291,7 @@ class _Assigner:
 
     def _resolve(self) -> None:
         g, place = self.g, self.place
-        parts: dict[str, tuple[str, int, int]] = {}  # value -> (concatenated value, axis, start)
+        parts = place.parts
         for node in g.nodes:
             if node.op == "concat":
                 axis, start = int(node.attrs["axis"]), 0  # type: ignore[arg-type]
@@ -318,7 +324,7 @@ class _Assigner:
             window(name)
         for node in g.nodes:
             op = operator(node.op)
-            if op.trait == "view" and op.view is not None:
+            if op.trait == "view" and op.view is not None and node.name not in self.rigid:
                 source = window(node.inputs[0])
                 t = g.types[node.outputs[0]]
                 view = op.view(g.types[node.inputs[0]], source.strides, node.attrs, t)

@@ -10,15 +10,21 @@ strides of the bound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tilewright.core.dtypes import BOOL, I64, DType
-from tilewright.core.index import Atom, Extremum, FloorDiv, Ix, Mod, ix
+from tilewright.core.index import Atom, Extremum, FloorDiv, Ix, Mod, ix, simplify, substitute
 from tilewright.core.sizes import Point, Size, fit, fit_product
 from tilewright.errors import IRError
+from tilewright.loop.interp import run
 from tilewright.loop.ir import (
+    Alloc,
     Binary,
     Block,
     Buffer,
@@ -26,14 +32,20 @@ from tilewright.loop.ir import (
     Expr,
     For,
     FromIndex,
+    If,
     Kernel,
     Let,
     Load,
     Param,
+    Ref,
+    Stmt,
+    Store,
     dense,
 )
 from tilewright.loop.rewrite import map_block, map_children, simplify_block, substitute_block
 
+#: Statements that comparing results may run, in each kernel.
+MAX_ITERATIONS = 1 << 18
 #: The parameter that holds the sizes, an i64 each.
 SIZES = "sizes"
 
@@ -76,9 +88,131 @@ def same(a: Kernel, b: Kernel) -> bool:
 
     def bare(k: Kernel) -> tuple[object, ...]:
         shapes = tuple((p.buffer.name, p.buffer.dtype, p.buffer.space, p.role) for p in k.params)
-        return shapes, map_block(simplify_block(k.body, {}), expr=_folded)
+        return shapes, _Canonical().block(map_block(simplify_block(k.body, {}), expr=_folded))
 
     return bare(a) == bare(b)
+
+
+def agree(
+    general: tuple[Kernel, Sequence[str]],
+    lowered: tuple[Kernel, Sequence[str]],
+    constants: Mapping[str, npt.NDArray[Any]],
+    seed: int = 0,
+) -> bool:
+    """Whether the interpreter computes the same with two kernels at one point, on random numbers.
+
+    For kernels that are written differently, because dims of 1 simplify more; each comes with the names of what
+    its parameters hold. False for kernels so large that this would take long.
+    """
+    (a, a_names), (b, b_names) = general, lowered
+    if _iterations(b.body) > MAX_ITERATIONS:
+        return False
+    rng = np.random.default_rng(seed)
+    mine: dict[str, npt.NDArray[Any]] = {}
+    theirs: dict[str, npt.NDArray[Any]] = {}
+    results: list[tuple[str, str]] = []
+    for p, name in zip(a.params, a_names, strict=False):
+        kind, q = p.buffer.dtype.numpy, _named(b, b_names, name)
+        if name in constants:
+            data = constants[name]
+        elif p.role == "out":
+            data = np.zeros(p.buffer.shape)
+        else:
+            data = rng.standard_normal(p.buffer.shape) * (3 if p.buffer.dtype.is_float else 40)
+        data = np.abs(data) if p.buffer.dtype.kind == "uint" else data
+        mine[p.buffer.name] = np.array(data, kind)
+        if q is None:  # a literal there
+            continue
+        corner = tuple(slice(0, n) for n in q.buffer.shape)
+        theirs[q.buffer.name] = mine[p.buffer.name][corner].copy()
+        if p.role == "out":
+            results.append((p.buffer.name, q.buffer.name))
+    run(a, mine)
+    run(b, theirs)
+    return bool(results) and all(
+        np.array_equal(
+            mine[x][tuple(slice(0, n) for n in theirs[y].shape)], theirs[y],
+            equal_nan=theirs[y].dtype.kind == "f",
+        )
+        for x, y in results
+    )  # fmt: skip
+
+
+def _named(kernel: Kernel, names: Sequence[str], name: str) -> Param | None:
+    """The parameter that holds a value."""
+    found = [p for p, n in zip(kernel.params, names, strict=False) if n == name]
+    return found[0] if found else None
+
+
+def _iterations(block: Block) -> int:
+    """Statements that run, with loops of unknown extent taken as one iteration."""
+    total = 0
+    for s in block:
+        match s:
+            case For(_, extent, body, _):
+                total += (extent.const if extent.is_const else 1) * _iterations(body)
+            case If(_, then, orelse):
+                total += _iterations(then) + _iterations(orelse)
+            case _:
+                total += 1
+    return total
+
+
+class _Canonical:
+    """Blocks without loops of one iteration, names numbered in the order in which they are bound."""
+
+    def __init__(self) -> None:
+        self.indices: dict[str, Ix] = {}
+        self.names: dict[str, str] = {}
+
+    def block(self, block: Block) -> Block:
+        out: list[Stmt] = []
+        for s in block:
+            match s:
+                case For(var, extent, body, kind):
+                    if extent == Ix(1):
+                        self.indices[var] = Ix(0)
+                        out.extend(self.block(body))
+                        continue
+                    size, new = self.form(extent), self.fresh(var)
+                    self.indices[var] = ix(new)
+                    out.append(For(new, size, self.block(body), kind))
+                case Alloc(buffer):
+                    out.append(
+                        Alloc(replace(buffer, name=self.fresh(buffer.name), shape=(), strides=()))
+                    )
+                case Let(name, value, bound):
+                    value, new = self.expr(value), self.fresh(name)
+                    self.indices[name] = ix(new)
+                    out.append(Let(new, value, bound))
+                case If(cond, then, orelse):
+                    out.append(If(self.expr(cond), self.block(then), self.block(orelse)))
+                case Store(buffer, index, value):
+                    at = tuple(self.form(i) for i in index)
+                    out.append(Store(self.names.get(buffer, buffer), at, self.expr(value)))
+                case _:
+                    out.append(s)
+        return tuple(out)
+
+    def fresh(self, name: str) -> str:
+        self.names[name] = f"%{len(self.names)}"
+        return self.names[name]
+
+    def form(self, form: Ix) -> Ix:
+        return simplify(substitute(form, self.indices), {})
+
+    def expr(self, e: Expr) -> Expr:
+        match e:
+            case Load(buffer, index, dtype):
+                return Load(
+                    self.names.get(buffer, buffer), tuple(self.form(i) for i in index), dtype
+                )
+            case FromIndex(index, dtype):
+                return _folded(FromIndex(self.form(index), dtype))
+            case Ref(name, dtype):
+                return Ref(self.names.get(name, name), dtype)
+            case _:
+                return map_children(e, self.expr)
 
 
 def _folded(e: Expr) -> Expr:
@@ -128,7 +262,9 @@ class _Merger:
         if all(x is first for x in row):
             return first
         if any(type(x) is not type(first) for x in row):
-            raise Different(f"{_kind(first)} becomes {_kind(next(x for x in row if type(x) is not type(first)))}")
+            raise Different(
+                f"{_kind(first)} becomes {_kind(next(x for x in row if type(x) is not type(first)))}"
+            )
         match first:
             case Ix():
                 return self.form(row)
@@ -146,7 +282,10 @@ class _Merger:
                 if len({(f.var, f.kind) for f in row}) > 1:
                     raise Different(f"loop {first.var} is another")
                 return For(
-                    first.var, self.form([f.extent for f in row]), self.block([f.body for f in row]), first.kind
+                    first.var,
+                    self.form([f.extent for f in row]),
+                    self.block([f.body for f in row]),
+                    first.kind,
                 )
             case _ if is_dataclass(first) and not isinstance(first, DType):
                 names = [f.name for f in fields(first)]
@@ -166,7 +305,9 @@ class _Merger:
         out = self.number([x.const for x in row])
         sorted_terms = [sorted(x.terms, key=lambda t: _skeleton(t[0])) for x in row]
         if any(len(t) != len(sorted_terms[0]) for t in sorted_terms):
-            raise Different(f"index {row[0]} becomes {next(x for x in row if len(x.terms) != len(row[0].terms))}")
+            raise Different(
+                f"index {row[0]} becomes {next(x for x in row if len(x.terms) != len(row[0].terms))}"
+            )
         for terms in zip(*sorted_terms, strict=True):
             coefs = {c for _, c in terms}
             if len(coefs) > 1:
@@ -207,7 +348,9 @@ class _Merger:
         whole = self.whole(values, first.dtype)
         if whole is not None:
             return whole
-        if first.dtype.is_float and all(v != 0 for v in values):  # means divide by the number of elements
+        if first.dtype.is_float and all(
+            v != 0 for v in values
+        ):  # means divide by the number of elements
             inverse = [1.0 / v for v in values]
             near = [round(v) for v in inverse]
             if all(n and 1.0 / n == v for n, v in zip(near, values, strict=True)):
@@ -218,7 +361,7 @@ class _Merger:
 
     def whole(self, values: Sequence[float], dtype: DType) -> Expr | None:
         """Whole numbers as a form, or as a product of two."""
-        if any(v != v or v in (float("inf"), float("-inf")) or v != int(v) for v in values):
+        if any(not math.isfinite(v) or v != int(v) for v in values):
             return None
         numbers = [int(v) for v in values]
         found = fit(self.points, numbers)
@@ -270,8 +413,3 @@ def _inside(form: Ix) -> str:
 
 def _kind(x: object) -> str:
     return type(x).__name__.lower()
-
-
-def variables_of(sizes: Sequence[Size]) -> Mapping[str, Ix]:
-    """Each variable as a form."""
-    return {s.var: ix(s.var) for s in sizes}

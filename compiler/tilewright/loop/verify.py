@@ -15,6 +15,7 @@ from tilewright.core.index import (
     Extremum,
     FloorDiv,
     Ix,
+    Mod,
     bounds,
     coefficient,
     simplify,
@@ -29,6 +30,7 @@ from tilewright.loop.ir import (
     Bitcast,
     Block,
     Buffer,
+    Const,
     Dot,
     Expr,
     Fma,
@@ -65,10 +67,13 @@ class _Scope:
         False  # in a branch or a loop that threads of a warp may leave at different times
     )
 
+    most: dict[FloorDiv, int] = field(default_factory=dict[FloorDiv, int])
+    """Upper bounds of quotients that a condition implies."""
+
     def child(self) -> _Scope:
         return _Scope(
             dict(self.loops), dict(self.ranges), dict(self.lets), dict(self.buffers),
-            self.vector, self.parallel, self.inside, self.threads, self.diverged,
+            self.vector, self.parallel, self.inside, self.threads, self.diverged, dict(self.most),
         )  # fmt: skip
 
 
@@ -155,6 +160,10 @@ class _Verifier:
                     lo, hi = scope.ranges[var]
                     inner.ranges[var] = (lo, max(lo, min(hi, top - 1)))
                     inner.loops[var] = form
+            case Binary("gt", FromIndex(Ix(0, ((Mod(num, den), 1),)), _), Const(0)) if holds:
+                _, top = bounds(num, scope.ranges)
+                if top is not None:  # something is left, so the whole pieces end before it
+                    inner.most[FloorDiv(num, den)] = (top - 1) // den
         return inner
 
     def loop(self, s: For, scope: _Scope) -> None:
@@ -291,6 +300,18 @@ def _names(e: Load) -> set[str]:
 
 
 def _extreme(form: Ix, scope: _Scope, largest: bool) -> int | None:
+    """An upper (lower) bound of a form: what is known of quotients, else without it."""
+    best = _eliminated(form, scope, largest)
+    for atom, coef in form.terms:
+        if isinstance(atom, FloorDiv) and atom in scope.most and (coef > 0) == largest:
+            known = form - Ix(0, ((atom, coef),)) + coef * scope.most[atom]
+            found = _extreme(known, scope, largest)
+            if found is not None:
+                best = found if best is None else (min if largest else max)(best, found)
+    return best
+
+
+def _eliminated(form: Ix, scope: _Scope, largest: bool) -> int | None:
     """An upper (lower) bound of a form: plain intervals, then elimination of loop variables."""
     lo, hi = bounds(form, scope.ranges)
     best = hi if largest else lo

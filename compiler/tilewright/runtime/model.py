@@ -32,12 +32,51 @@ ARENA_ALIGN = 64
 
 
 @dataclass(frozen=True, slots=True)
+class SizeSpec:
+    """A size that every run may choose: a multiple of `step` from `low` to `high`."""
+
+    name: str
+    low: int
+    high: int
+    step: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.low}..{self.high}" + (f":{self.step}" if self.step > 1 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDim:
+    """A dim that follows the sizes: constant + sum of factor * ((size / step + shift) // divisor), where each
+    term is (factor, number of the size, shift, divisor)."""
+
+    constant: int
+    terms: tuple[tuple[int, int, int, int], ...] = ()
+
+    def at(self, units: Sequence[int]) -> int:
+        """The dim where the sizes are these multiples of their steps."""
+        return self.constant + sum(c * ((units[i] + a) // d) for c, i, a, d in self.terms)
+
+    def solve(self, n: int) -> tuple[int, int] | None:
+        """(number of the size, its multiple) that a dim of `n` means; None if it does not say."""
+        if len(self.terms) != 1 or self.terms[0][3] != 1:
+            return None
+        factor, i, shift, _ = self.terms[0]
+        whole, rest = divmod(n - self.constant, factor)
+        return None if rest else (i, whole - shift)
+
+
+@dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, shape and NumPy dtype name of a model input or output."""
+    """Name, shape and NumPy dtype name of a model input or output.
+
+    In a model with open sizes `dims` are the dims, and `shape` is that at the largest sizes, with which the
+    tensor lies in memory.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    dims: tuple[OpenDim, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -70,6 +109,7 @@ class Spec:
     arena_align: int = ARENA_ALIGN
     stack_bytes: int = 0
     threads: bool = True
+    sizes: tuple[SizeSpec, ...] = ()
 
     @property
     def arena_size(self) -> int:
@@ -94,7 +134,9 @@ class _Context:
 
     def __init__(self, spec: Spec, trailing: tuple[int | None, ...]) -> None:
         self.arena = aligned_bytes(max(spec.arena_bytes, ARENA_ALIGN))
-        self.inputs = (ctypes.c_void_p * max(len(spec.inputs), 1))()
+        self.inputs = (
+            ctypes.c_void_p * (len(spec.inputs) + 1)
+        )()  # sizes come last, where there are any
         self.outputs = (ctypes.c_void_p * max(len(spec.outputs), 1))()
         self.arguments = (
             ctypes.addressof(self.inputs),
@@ -158,6 +200,8 @@ class Model:
 
     def __call__(self, /, *args: Any, **named: Any) -> list[Array]:
         """Run the model. Raises `ValueError` on a wrong number, name, shape or dtype of inputs."""
+        if self.spec.sizes:
+            return self._open(self._arrange(args, named))
         if named or len(args) != len(self._want) or (args and type(args[0]) is not _ndarray):
             args = self._arrange(args, named)
         try:
@@ -190,6 +234,33 @@ class Model:
         if code:
             raise RuntimeError(f"{self.name} returned error {code}")
         return results
+
+    def _open(self, args: Sequence[Any]) -> list[Array]:
+        """Run a model with open sizes at those that the inputs have."""
+        spec = self.spec
+        arrays = [np.asarray(a) for a in args]
+        units = _units(spec, arrays)
+        sizes = np.array([u * s.step for u, s in zip(units, spec.sizes, strict=True)], np.int64)
+        laid = [*(_laid_out(a, t) for a, t in zip(arrays, spec.inputs, strict=True)), sizes]
+        results = [_empty(t.shape, np.dtype(t.dtype)) for t in spec.outputs]
+        try:
+            context = self._idle.pop()
+        except IndexError:
+            context = _Context(spec, self._trailing)
+        try:
+            for i, a in enumerate(laid):
+                context.inputs[i] = a.ctypes.data
+            for i, a in enumerate(results):
+                context.outputs[i] = a.ctypes.data
+            code = self._entry(*context.arguments)
+        finally:
+            self._idle.append(context)
+        if code:
+            raise RuntimeError(f"{self.name} returned error {code}")
+        return [
+            np.ascontiguousarray(r[tuple(slice(0, d.at(units)) for d in t.dims)])
+            for r, t in zip(results, spec.outputs, strict=True)
+        ]
 
     def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Binding:
         """Fix the arrays once; calling the result runs the model on what they hold then.
@@ -252,6 +323,10 @@ class Binding:
 
     def __init__(self, model: Model, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> None:
         spec = model.spec
+        if spec.sizes:
+            raise ValueError(
+                f"{spec.name} has open sizes ({', '.join(map(str, spec.sizes))}): call it instead"
+            )
         for kind, tensors, arrays in (
             ("input", spec.inputs, inputs),
             ("output", spec.outputs, outputs),
@@ -336,3 +411,61 @@ def _check_disjoint(spec: Spec, inputs: Sequence[Array], outputs: Sequence[Array
 
 def _kind(a: Array) -> str:
     return f"{a.dtype}[{', '.join(map(str, a.shape))}]"
+
+
+# ---------------------------------------------------------------- open sizes
+
+
+def _units(spec: Spec, arrays: Sequence[Array]) -> list[int]:
+    """The sizes that shapes of inputs mean, in multiples of their steps; `ValueError` if they are none."""
+    found: list[int | None] = [None] * len(spec.sizes)
+    for t, a in zip(spec.inputs, arrays, strict=True):
+        if a.dtype != np.dtype(t.dtype) or a.ndim != len(t.dims):
+            raise ValueError(f"input {_open_text(spec, t)}: got {_kind(a)}")
+        for n, d in zip(a.shape, t.dims, strict=True):
+            solved = d.solve(n)
+            if solved is not None and found[solved[0]] is None:
+                found[solved[0]] = solved[1]
+    units: list[int] = []
+    for s, u in zip(spec.sizes, found, strict=True):
+        if u is None:
+            shapes = "; ".join(_open_text(spec, t) for t in spec.inputs)
+            raise ValueError(f"{spec.name}: no input says what `{s.name}` is ({shapes})")
+        if not s.low <= u * s.step <= s.high:
+            raise ValueError(f"{spec.name}: {s.name} is {u * s.step}, compiled for {s}")
+        units.append(u)
+    for t, a in zip(spec.inputs, arrays, strict=True):
+        if a.shape != tuple(d.at(units) for d in t.dims):
+            raise ValueError(f"input {_open_text(spec, t)}: got {_kind(a)}")
+    return units
+
+
+def _laid_out(array: Array, tensor: TensorSpec) -> Array:
+    """The values where the code looks for them: with the strides of the largest sizes."""
+    if array.shape[1:] == tensor.shape[1:] or array.size == 0:
+        return np.require(array, requirements=("C", "A"))
+    lead = next(i for i, n in enumerate(tensor.shape) if n > 1)
+    if array.shape[lead + 1 :] == tensor.shape[lead + 1 :]:
+        return np.require(array, requirements=("C", "A"))
+    out = _empty(tensor.shape, array.dtype)
+    out[tuple(slice(0, n) for n in array.shape)] = array
+    return out
+
+
+def _open_text(spec: Spec, t: TensorSpec) -> str:
+    """An input with its dims by the names of the sizes."""
+
+    def shown(d: OpenDim) -> str:
+        parts = [str(d.constant)] if d.constant or not d.terms else []
+        for factor, i, shift, divisor in d.terms:
+            s = spec.sizes[i]
+            one = s.name if s.step == 1 else f"{s.name}/{s.step}"
+            one = f"({one}{f' + {shift}' if shift else ''})//{divisor}" if divisor > 1 else one
+            if factor == s.step and divisor == 1:
+                one = s.name
+            elif factor != 1:
+                one = f"{factor}*{one}"
+            parts.append(one)
+        return " + ".join(parts)
+
+    return f"{t.name}: {t.dtype}[{', '.join(map(shown, t.dims))}]"

@@ -92,6 +92,23 @@ class Decision:
     reason: str
 
 
+def reapplied(
+    found: Decision, op: Operator | None, kernel: Kernel, bound: Kernel, target: Target
+) -> Decision:
+    """The schedule that was found for a kernel at the bound of its sizes, on the kernel for all sizes.
+
+    Where it cannot be applied, the default; where that cannot either, loops as they are."""
+    for trace, reason in (
+        (found.trace, found.reason),
+        (default_trace(op, bound, target), DEFAULT_RULE),
+    ):
+        try:
+            return Decision(trace, admit(kernel, trace), f"{reason}, for the largest sizes")
+        except ScheduleError:
+            continue
+    return Decision((), finish(kernel, ()), "loops as they are: no schedule holds for all sizes")
+
+
 @dataclass(slots=True)
 class Library:
     """Records of one target; later ones replace earlier ones.

@@ -115,11 +115,11 @@ def _open(s: For, f: int, n: Ix, ranges: Ranges) -> list[Stmt]:
     full = _block(simplify_block(with_size(s.body, Ix(f)), inner), inner)
     last = substitute_block(with_size(s.body, left), {s.var: whole})
     last = _block(simplify_block(last, ranges), ranges)
+    rest = If(Binary("gt", FromIndex(left, I64), Const(0, I64)), last)
     if s.kind == "parallel":
         more = Binary("lt", FromIndex(ix(s.var), I64), FromIndex(whole, I64))
-        return [replace(s, body=(If(more, full, last),))]
-    some = Binary("gt", FromIndex(left, I64), Const(0, I64))
-    return [For(s.var, whole, full, s.kind), If(some, last)]
+        return [replace(s, body=(If(more, full, (rest,)),))]
+    return [For(s.var, whole, full, s.kind), rest]
 
 
 def _minima(form: Ix) -> list[Extremum]:

@@ -2,8 +2,8 @@
 
     for i in N: for j in M: S(i, j)   ->   for f in N*M: S(f // M, f % M)
 
-Legal iff `inner` is the only statement of `outer` and both loops are serial with constant
-extents that no extent inside depends on (its remainder could no longer be set apart); iterations
+Legal iff `inner` is the only statement of `outer`, its extent is constant, both loops are serial and no
+extent inside depends on them (its remainder could no longer be set apart); iterations
 keep their order.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tilewright.core.index import Ix, ix, variables
+from tilewright.core.index import ix, variables
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import For, Kernel, Stmt
 from tilewright.loop.rewrite import map_block, simplify_kernel, substitute_block, walk
@@ -25,8 +25,8 @@ def fuse(kernel: Kernel, outer: str, inner: str, name: str) -> Kernel:
     for f in require_loop(kernel, outer):
         if len(f.body) != 1 or not isinstance(f.body[0], For) or f.body[0].var != inner:
             raise ScheduleError(f"`{inner}` is not the only statement inside `{outer}`")
-        if not f.extent.is_const or not f.body[0].extent.is_const:
-            raise ScheduleError("an extent is not constant")
+        if not f.body[0].extent.is_const:
+            raise ScheduleError("the inner extent is not constant")
         for deep in walk(f.body):
             if isinstance(deep, For) and variables(deep.extent) & {outer, inner}:
                 raise ScheduleError(f"the extent of `{deep.var}` depends on them")
@@ -39,6 +39,6 @@ def fuse(kernel: Kernel, outer: str, inner: str, name: str) -> Kernel:
         assert isinstance(deep, For)
         m = deep.extent.const
         body = substitute_block(deep.body, {outer: ix(name) // m, inner: ix(name) % m})
-        return For(name, Ix(s.extent.const * m), body, s.kind)
+        return For(name, s.extent * m, body, s.kind)
 
     return simplify_kernel(replace(kernel, body=map_block(kernel.body, stmt=rewrite)))

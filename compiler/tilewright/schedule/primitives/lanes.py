@@ -52,8 +52,8 @@ def lanes(kernel: Kernel, acc: str, var: str, width: int) -> Kernel:
 
 
 def _lanes(loop: For, acc: str, width: int) -> tuple[Stmt, ...]:
-    if not loop.extent.is_const or any(isinstance(s, For) for s in loop.body):
-        raise ScheduleError(f"`{loop.var}` is not an innermost loop of constant extent")
+    if any(isinstance(s, For) for s in loop.body):
+        raise ScheduleError(f"`{loop.var}` is not an innermost loop")
     op, dtype = _operator(loop.body, acc)
     part, lane = f"{acc}_lanes_{loop.var}", f"{loop.var}_lane"
     buffer = dense(part, dtype, (width,), "register")
@@ -70,21 +70,21 @@ def _lanes(loop: For, acc: str, width: int) -> tuple[Stmt, ...]:
     )
     if reason and any(isinstance(s, Store) and s.buffer != part for s in body):
         raise ScheduleError(reason)
-    n = loop.extent.const
+    n = loop.extent
     block, rest = f"{loop.var}_block", n % width
 
-    def piece(start: Ix, count: int) -> Stmt:
+    def piece(start: Ix, count: Ix) -> Stmt:
         at = substitute_block(body, {loop.var: simplify(start + ix(lane), {})})
-        return For(lane, Ix(count), at, "vector")
+        return For(lane, count, at, "vector")
 
     out: list[Stmt] = [
         Alloc(buffer),
         For(lane, Ix(width), (Store(part, (ix(lane),), _identity(op, dtype)),), "vector"),
     ]
-    if n // width:
-        out.append(For(block, Ix(n // width), (piece(ix(block) * width, width),)))
-    if rest:
-        out.append(piece(Ix(n - rest), rest))
+    if n // width != Ix(0):
+        out.append(For(block, n // width, (piece(ix(block) * width, Ix(width)),)))
+    if rest != Ix(0):
+        out.append(piece(n // width * width, rest))
     half = width // 2
     while half:
         pair = Binary(op, Load(part, (ix(lane),), dtype), Load(part, (ix(lane) + half,), dtype))
