@@ -1,6 +1,6 @@
 """Between floats and bytes: ONNX QuantizeLinear, DynamicQuantizeLinear and DequantizeLinear.
 
-quantize    y = clamp(round(x / scale) + zero_point), ties to even
+quantize    y = clamp(round(x / scale) + zero_point), ties to even, or (`away`) away from zero
 dequantize  y = (x - zero_point) * scale
 
 Scales and zero points broadcast, so that they may be one per channel. Where a whole model is quantised,
@@ -22,12 +22,14 @@ from tilewright.loop.builder import (
     KernelBuilder,
     Reader,
     add,
+    binary,
     cast,
     const,
     div,
     maximum,
     minimum,
     mul,
+    select,
     sub,
     unary,
 )
@@ -69,7 +71,9 @@ def _quantize_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     x, scale, zero = inputs
     info = np.iinfo(zero.dtype)
     with np.errstate(all="ignore"):
-        steps = np.rint(np.asarray(x, np.float32) / scale).astype(np.float64)
+        steps = (np.asarray(x, np.float32) / scale).astype(np.float64)
+        away = np.trunc(steps + np.copysign(0.5, steps))
+        steps = away if attrs.get("away", False) else np.rint(steps)
     steps = np.nan_to_num(steps, nan=0.0) + zero.astype(np.float64)
     return [np.clip(steps, info.min, info.max).astype(zero.dtype)]
 
@@ -94,7 +98,16 @@ def _quantize(
     value, scale, zero = x
     assert value is not None and scale is not None and zero is not None
     low, high = _range(out.dtype)
-    steps = unary("round", div(value.broadcast(index), scale.broadcast(index)))
+    steps = div(value.broadcast(index), scale.broadcast(index))
+    if attrs.get(
+        "away", False
+    ):  # conversion to integers cuts off: the sum must not reach a next one
+        half = const(0.49999997, F32)
+        steps = k.let("steps", steps)
+        below = binary("lt", steps, const(0.0, F32))
+        steps = add(steps, select(below, unary("neg", half), half))
+    else:
+        steps = unary("round", steps)
     # a cut to what any zero point can bring back makes the conversion to integers exact
     steps = minimum(maximum(steps, const(2.0 * low - high, F32)), const(2.0 * high - low, F32))
     total = add(cast(steps, I32), cast(zero.broadcast(index), I32))
@@ -192,6 +205,8 @@ def _quantize_samples(rng: np.random.Generator) -> Iterator[Sample]:
         yield Sample((x, per, np.full((4, 1), zero, kind)))
     odd = np.array([0.5, 1.5, -0.5, 1e30, -1e30, np.inf, -np.inf], np.float32)
     yield Sample((odd, np.asarray(1.0, np.float32), np.asarray(3, np.int8)))
+    ties = np.append(odd, np.array([2.5, -2.5, -0.49999997, 0.49999997, 126.5], np.float32))
+    yield Sample((ties, np.asarray(1.0, np.float32), np.asarray(3, np.int8)), {"away": True})
 
 
 def _dequantize_samples(rng: np.random.Generator) -> Iterator[Sample]:
@@ -210,6 +225,7 @@ OPERATORS = [
         trait="elementwise",
         infer=_quantize_infer,
         reference=_quantize_reference,
+        optional_attrs={"away": bool},
         compute=_quantize,
         samples=_quantize_samples,
         onnx={"QuantizeLinear": _import_quantize, "DynamicQuantizeLinear": _import_dynamic},

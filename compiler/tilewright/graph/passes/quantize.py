@@ -77,6 +77,8 @@ class _Pass:
         looked_up = self.unary.table(node, bounds or whole)
         if looked_up is not None:
             return [looked_up]
+        if node.attrs.get("away", False):  # a format that says how floats are rounded, too
+            return None
         form = _Form(self, node, follower, scale, whole, bounds or whole)
         return form.nodes if form.run(producer) else None
 
