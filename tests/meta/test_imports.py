@@ -46,7 +46,7 @@ NEVER: dict[str, tuple[tuple[str, ...], str]] = {
 
 #: third-party module -> packages of ours that may import it
 ONLY: dict[str, tuple[str, ...]] = {
-    "onnx": ("frontend",),
+    "onnx": ("frontend", "onnx_backend", "backend_suite"),
     "google": ("frontend",),
     "tflite": ("frontend",),
     "flatbuffers": ("frontend",),

@@ -8,7 +8,7 @@ their names; those of nested graphs get the node they stand in as a prefix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -25,7 +25,7 @@ from tilewright.frontend.reading import functions_of
 from tilewright.frontend.schema import MICROSOFT, check_node
 from tilewright.frontend.structural import REFUSED, STRUCTURAL
 from tilewright.frontend.tensors import read_tensor
-from tilewright.graph.ir import Graph, Node, TensorType
+from tilewright.graph.ir import Array, Graph, Node, TensorType
 from tilewright.registry import onnx_importers
 
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -54,6 +54,10 @@ class Importer:
         """Nodes (name, operator) whose inputs are unknown because of a problem before them."""
         self.count = 0
         self.functions = functions_of(model)
+        self.fixed: Mapping[str, Array] = {}
+        """Inputs that are constants of this import, by name."""
+        self.undecided: set[str] = set()
+        """Inputs whose values would have had to be known to import nodes that could not be."""
 
     # ---- the whole graph
 
@@ -66,9 +70,12 @@ class Importer:
         infos = [i for i in g.input if i.name not in names]
         types = input_types(infos, self.shapes, self.notify)
         for name, t in types.items():
+            names[name] = name
+            if name in self.fixed:
+                names[name] = graph.add_constant(name, self.fixed[name])
+                continue
             graph.types[name] = t
             graph.inputs.append(name)
-            names[name] = name
         results = [str(o.name) for o in g.output]
         scope = Scope(names, _opset(self.model.opset_import))
         self.nodes(in_order(g.node, set(names), results), scope)
@@ -140,9 +147,11 @@ class Importer:
     def guarded(self, n: onnx.NodeProto, name: str, scope: Scope) -> Sequence[str]:
         """The node's results; none, and a problem, if it cannot be imported."""
         before = len(self.problems)
+        self.builder.asked.clear()
         try:
             results = self.node(n, name, scope)
         except UnsupportedError as err:
+            self.undecided |= self.builder.origins(self.builder.asked)
             for text in err.problems:
                 self.problem(n, name, text, "change this node, or export the model differently")
         except TilewrightError as err:

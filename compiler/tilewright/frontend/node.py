@@ -6,7 +6,7 @@ Invariant: whatever depends on constants alone is computed at once, within `limi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Builder:
     folder: Path | None
     made: list[str] = field(default_factory=list[str])
     folded_bytes: int = 0
+    asked: list[str] = field(default_factory=list[str])
+    """Values that the node at hand wanted to know at compile time, and that are not known."""
 
     def constant(self, array: Array, hint: str) -> str:
         """Add a computed constant."""
@@ -81,6 +83,18 @@ class Builder:
         g.nodes.append(Node(name, op, tuple(inputs), tuple(names), given))
         self.made += names
         return names
+
+    def origins(self, values: Iterable[str]) -> set[str]:
+        """The graph's inputs that `values` are computed from."""
+        makers = self.graph.producers()
+        seen: set[str] = set()
+        todo = list(values)
+        while todo:
+            value = todo.pop()
+            if value and value not in seen:
+                seen.add(value)
+                todo += makers[value].inputs if value in makers else ()
+        return seen.intersection(self.graph.inputs)
 
     def rename(self, old: str, new: str) -> None:
         """Call a value `new` everywhere; `new` must be free."""
@@ -140,7 +154,12 @@ class ForeignNode:
         return self.builder.graph.types[value]
 
     def const(self, i: int) -> Array | None:
-        return self.builder.graph.constants.get(self.inputs[i]) if self.has(i) else None
+        if not self.has(i):
+            return None
+        value = self.builder.graph.constants.get(self.inputs[i])
+        if value is None:
+            self.builder.asked.append(self.inputs[i])
+        return value
 
     def need_const(self, i: int, what: str) -> Array:
         value = self.const(i)
