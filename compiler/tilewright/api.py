@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -30,7 +30,7 @@ from tilewright.errors import TargetError, ToolchainError
 from tilewright.footprint import Footprint, footprint
 from tilewright.gpu import GpuCode, generate_gpu, gpu_assembly
 from tilewright.graph.ir import Graph
-from tilewright.pipeline import Progress, Source, build, resolve_target
+from tilewright.pipeline import Progress, Shapes, Source, build, largest, resolve_target
 from tilewright.program import Program, spec_of
 from tilewright.report import StepFacts, step_facts, to_facts
 from tilewright.runtime.loader import Pool
@@ -73,7 +73,7 @@ Compiled = CompiledModel | Remote
 def compile(  # the name users expect, as in re.compile
     model: Source,
     target: str | Target = "host",
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Shapes | None = None,
     threads: int = 1,
     *,
     device: str | None = None,
@@ -83,7 +83,9 @@ def compile(  # the name users expect, as in re.compile
 ) -> Compiled:
     """Compile an ONNX model (path, bytes or `Graph`) and return it as a callable.
 
-    `shapes` fixes the shapes of inputs by name; dims that nothing fixes become 1 and `notify` says so.
+    `shapes` fixes the shapes of inputs by name; dims that nothing fixes become 1 and `notify` says so. A dim may
+    stay open: `{"x": (1, "tokens"), "tokens": "1..512"}`, where a symbolic dim of the model goes by its name
+    alone. The model then takes any size in the range.
     `dump_ir` is a directory that receives the text of every stage. A model for another kind of machine
     runs in the target's emulator, or on `device` (ssh://user@host:port). Raises `ModelError` for a model
     that is broken or not supported, `TargetError` if nothing at hand runs the target's code.
@@ -127,6 +129,11 @@ def remote(program: Program, device: str | None = None, model_hash: str = "") ->
         return LinuxModel(program, device, save)
     if device is not None:
         raise TargetError(f"{program.target.name} runs in QEMU only: leave out --device")
+    if program.sizes:
+        raise TargetError(
+            f"a model with open sizes is not run on an emulated {program.target.name}: compile it, or fix "
+            "the sizes"
+        )
     return BoardModel(program)
 
 
@@ -134,7 +141,7 @@ def tune(
     model: Source,
     target: str | Target = "host",
     minutes: float = 5.0,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Shapes | None = None,
     *,
     logs: str | Path | None = None,
     executor: Executor | None = None,
@@ -156,7 +163,7 @@ def tune(
     from tilewright.tune.tuner import Tuner
 
     machine = resolve_target(target)
-    graph = model if isinstance(model, Graph) else load_model(model, shapes, notify)
+    graph = model if isinstance(model, Graph) else load_model(model, largest(model, shapes), notify)
     folder = _path(logs) or user_folder()
     tuner = Tuner(graph, machine, folder, executor, slots, device, seed, report)
     return tuner.run(60 * minutes)

@@ -133,6 +133,12 @@ def _imported(
     return graph
 
 
+def largest(source: Source, shapes: Shapes | None) -> dict[str, tuple[int, ...]]:
+    """Shapes of inputs with every open size at its largest. Raises `ModelError`."""
+    request = requested(shapes, lambda: _declared(source))
+    return request.at({s.var: s.range[1] for s in request.sizes})
+
+
 def _declared(source: Source) -> Mapping[str, tuple[int | str, ...]]:
     """Dims of the inputs as the model states them."""
     if isinstance(source, Graph):

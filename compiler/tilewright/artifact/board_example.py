@@ -40,7 +40,8 @@ def board_example(spec: Spec) -> str:
         "/* One inference; 0 if all went well. The results are in output_0 and so on. */",
         "int32_t infer(void);",
         "int32_t infer(void) {",
-        f"  const void *const inputs[] = {{{', '.join(f'input_{i}' for i in range(len(ins))) or '0'}}};",
+        *([f"  static const int64_t sizes[] = {macro(n)}_SIZES_LARGEST;"] if spec.sizes else []),
+        f"  const void *const inputs[] = {{{', '.join(_pointers(spec)) or '0'}}};",
         f"  void *const outputs[] = {{{', '.join(f'output_{i}' for i in range(len(outs))) or '0'}}};",
         f"  return {n}_run(inputs, outputs, arena);",
         "}",
@@ -61,3 +62,7 @@ def _fill(i: int, t: TensorSpec) -> list[str]:
     else:
         value = f"({C_TYPES[t.dtype]})(k % 2)"
     return [f"  for (uint32_t k = 0; k < {t.elements}u; ++k)", f"    input_{i}[k] = {value};"]
+
+
+def _pointers(spec: Spec) -> list[str]:
+    return [*(f"input_{i}" for i in range(len(spec.inputs))), *(["sizes"] if spec.sizes else [])]

@@ -31,6 +31,7 @@ def example(spec: Spec) -> str:
         "TARGET": comment(spec.target),
         "INPUTS": _table(spec, "INPUT", spec.inputs),
         "OUTPUTS": _table(spec, "OUTPUT", spec.outputs),
+        "SIZES": _sizes(spec),
         "HALF": _HALF if "float16" in used else "",
         "GET": "".join(_get(d) for d in sorted(used)),
         "SET": "".join(_set(d) for d in sorted({t.dtype for t in spec.inputs})),
@@ -39,6 +40,14 @@ def example(spec: Spec) -> str:
     for key, value in parts.items():
         text = text.replace(f"@{key}@", value)
     return text
+
+
+def _sizes(spec: Spec) -> str:
+    """The largest of all sizes that are open."""
+    if not spec.sizes:
+        return ""
+    largest = f"{macro(spec.name)}_SIZES_LARGEST"
+    return f"  static const int64_t sizes[] = {largest};\n  in[INPUTS] = sizes;\n"
 
 
 def _table(spec: Spec, kind: str, tensors: tuple[TensorSpec, ...]) -> str:
@@ -221,7 +230,7 @@ int main(int argc, char **argv) {
   }
 
   const void *in[INPUTS + 1];
-  void *out[OUTPUTS + 1];
+@SIZES@  void *out[OUTPUTS + 1];
   for (int i = 0; i < INPUTS; ++i) {
     void *data = allocate(inputs[i].bytes);
     if (files)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from tilewright.runtime.model import Spec, TensorSpec
+from tilewright.runtime.model import Spec, TensorSpec, open_dim_text
 
 C_TYPES = {
     "float32": "float", "float64": "double", "float16": "uint16_t", "bool": "uint8_t", "int8": "int8_t",
@@ -90,7 +90,13 @@ def header(spec: Spec, more: Sequence[str] = ()) -> str:
         "",
         *tensor_macros(spec, "INPUT", spec.inputs),
         *tensor_macros(spec, "OUTPUT", spec.outputs),
-        "/* Runs the model on the calling thread. Returns 0, or 1 if the arena is misaligned. */",
+        *(_sizes(spec) if spec.sizes else []),
+        "/* Runs the model on the calling thread. Returns 0, or 1 if the arena is misaligned"
+        + (
+            ", or 2 if a size is\n * not one that the model was compiled for. */"
+            if spec.sizes
+            else ". */"
+        ),
         f"int32_t {n}_run(const void *const *inputs, void *const *outputs, void *arena);",
         "",
         *(_threads(spec) if spec.threads else []),
@@ -122,6 +128,34 @@ def _threads(spec: Spec) -> list[str]:
         "}",
         "",
     ]
+
+
+def _sizes(spec: Spec) -> list[str]:
+    """Sizes that every run may choose, and how tensors follow them."""
+    upper = macro(spec.name)
+    names = unique_macros([TensorSpec(s.name, (), "int64") for s in spec.sizes])
+    largest = ", ".join(str(s.high) for s in spec.sizes)
+    lines = [
+        "/* Sizes that every run may choose: one more input, inputs[INPUT_COUNT], points to SIZE_COUNT int64_t.",
+        " * Dims above are those at the largest sizes, and tensors always lie in memory with these: at",
+        " * other sizes only the leading corner of each is read or written.",
+        *(f" *   {comment(_tensor_dims(spec, t))}" for t in (*spec.inputs, *spec.outputs)),
+        " */",
+        f"#define {upper}_SIZE_COUNT {len(spec.sizes)}",
+        f"#define {upper}_SIZES_LARGEST {{{largest}}}",
+    ]
+    for i, (s, name) in enumerate(zip(spec.sizes, names, strict=True)):
+        lines += [
+            f"#define {upper}_SIZE_INDEX_{name} {i}",
+            f"#define {upper}_SIZE_{i}_LOW {s.low}",
+            f"#define {upper}_SIZE_{i}_HIGH {s.high}",
+            f"#define {upper}_SIZE_{i}_STEP {s.step}",
+        ]
+    return [*lines, ""]
+
+
+def _tensor_dims(spec: Spec, t: TensorSpec) -> str:
+    return f"{t.name}[{', '.join(open_dim_text(spec, d) for d in t.dims)}]"
 
 
 def _memory(spec: Spec) -> list[str]:

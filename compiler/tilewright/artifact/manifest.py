@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tilewright.errors import ArtifactError
-from tilewright.runtime.model import ARENA_ALIGN, Spec, TensorSpec
+from tilewright.runtime.model import ARENA_ALIGN, OpenDim, SizeSpec, Spec, TensorSpec
 
 SCHEMA = 1
 FILE_NAME = "manifest.json"
@@ -102,6 +102,7 @@ def to_json(manifest: Manifest) -> str:
             "triple": manifest.triple,
             "required_features": list(spec.features),
         },
+        **({"sizes": [_size_table(s) for s in spec.sizes]} if spec.sizes else {}),
         "inputs": [_tensor_table(t) for t in spec.inputs],
         "outputs": [_tensor_table(t) for t in spec.outputs],
         "weights_bytes": spec.weights_bytes,
@@ -114,7 +115,14 @@ def to_json(manifest: Manifest) -> str:
 
 
 def _tensor_table(t: TensorSpec) -> dict[str, Any]:
-    return {"name": t.name, "shape": list(t.shape), "dtype": t.dtype, "bytes": t.nbytes}
+    table = {"name": t.name, "shape": list(t.shape), "dtype": t.dtype, "bytes": t.nbytes}
+    if t.dims:
+        table["dims"] = [{"constant": d.constant, "terms": [*map(list, d.terms)]} for d in t.dims]
+    return table
+
+
+def _size_table(s: SizeSpec) -> dict[str, Any]:
+    return {"name": s.name, "low": s.low, "high": s.high, "step": s.step}
 
 
 # ---------------------------------------------------------------- reading
@@ -158,19 +166,22 @@ def parse(data: bytes) -> Manifest:
     features = _get(target, "required_features", list)
     if not all(isinstance(f, str) for f in features):
         raise ArtifactError("`required_features` holds something that is not a string")
+    sizes = _sizes(table) if "sizes" in table else ()
     spec = Spec(
         name=name,
         target=_get(target, "name", str),
-        inputs=_tensors(table, "inputs"),
-        outputs=_tensors(table, "outputs"),
+        inputs=_tensors(table, "inputs", sizes),
+        outputs=_tensors(table, "outputs", sizes),
         arena_bytes=_count(_get(table, "arena", dict), "bytes"),
         weights_bytes=_count(table, "weights_bytes"),
         features=tuple(features),
         arena_align=_align(_get(table, "arena", dict)),
         stack_bytes=_count(table, "stack_bytes") if "stack_bytes" in table else 0,
         threads=_get(table, "threads", bool) if "threads" in table else True,
+        sizes=sizes,
     )
     known = {
+        "sizes",
         "schema", "name", "target", "inputs", "outputs", "weights_bytes", "stack_bytes", "threads", "files",
     }  # fmt: skip
     facts = {k: v for k, v in table.items() if k not in known}
@@ -198,7 +209,45 @@ def _align(arena: Mapping[str, Any]) -> int:
     return align
 
 
-def _tensors(table: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:
+def _sizes(table: Mapping[str, Any]) -> tuple[SizeSpec, ...]:
+    out: list[SizeSpec] = []
+    for item in _get(table, "sizes", list):
+        if not isinstance(item, dict):
+            raise ArtifactError("`sizes` holds something that is not an object")
+        s = SizeSpec(
+            _get(item, "name", str), *(_count(item, key) for key in ("low", "high", "step"))
+        )
+        if not 1 <= s.step <= s.low <= s.high or s.low % s.step or s.high % s.step:
+            raise ArtifactError(f"`sizes` has the range {s}")
+        out.append(s)
+    if not out:
+        raise ArtifactError("`sizes` is empty")
+    return tuple(out)
+
+
+def _dims(
+    item: Mapping[str, Any], key: str, shape: list[int], sizes: Sequence[SizeSpec]
+) -> tuple[OpenDim, ...]:
+    """Dims that follow the sizes: within the tensor's shape at every size."""
+    dims: list[OpenDim] = []
+    for d in _get(item, "dims", list):
+        if not isinstance(d, dict) or type(d.get("constant")) is not int:
+            raise ArtifactError(f"`{key}` has dims without a constant")
+        terms = _get(d, "terms", list)
+        for t in terms:
+            good = isinstance(t, list) and len(t) == 4 and all(type(x) is int for x in t)
+            if not good or not 0 <= t[1] < len(sizes) or t[0] < 1 or t[3] < 1:
+                raise ArtifactError(f"`{key}` has the term {t}")
+        dims.append(OpenDim(d["constant"], tuple(tuple(t) for t in terms)))
+    low, high = ([getattr(s, end) // s.step for s in sizes] for end in ("low", "high"))
+    if [d.at(high) for d in dims] != shape or any(d.at(low) < 0 for d in dims):
+        raise ArtifactError(f"`{key}` has dims that do not fit its shape")
+    return tuple(dims)
+
+
+def _tensors(
+    table: Mapping[str, Any], key: str, sizes: Sequence[SizeSpec]
+) -> tuple[TensorSpec, ...]:
     tensors: list[TensorSpec] = []
     for item in _get(table, key, list):
         if not isinstance(item, dict):
@@ -209,7 +258,8 @@ def _tensors(table: Mapping[str, Any], key: str) -> tuple[TensorSpec, ...]:
         dtype = _get(item, "dtype", str)
         if dtype not in DTYPES:
             raise ArtifactError(f"`{key}` has the unknown dtype {dtype!r}")
-        tensors.append(TensorSpec(_get(item, "name", str), tuple(shape), dtype))
+        dims = _dims(item, key, shape, sizes) if sizes else ()
+        tensors.append(TensorSpec(_get(item, "name", str), tuple(shape), dtype, dims))
         if tensors[-1].nbytes >= 1 << 48:
             raise ArtifactError(f"`{key}` has the shape {shape}")
     return tuple(tensors)

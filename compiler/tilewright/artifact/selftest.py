@@ -132,10 +132,12 @@ def source(spec: Spec, vectors: Vectors) -> str:
             f"  {n}_{name}_t *{name} = ({n}_{name}_t *)(void *)(bytes + {at}u);"
             for name, at in zip(names, offsets, strict=True)
         ),
-        f"  const void *inputs[{max(len(ins), 1)}];",
+        f"  const void *inputs[{max(len(spec.given), 1)}];",
         f"  void *outputs[{max(len(outs), 1)}];",
         "  uint32_t k;",
+        *([f"  static const int64_t sizes[] = {macro(n)}_SIZES_LARGEST;"] if spec.sizes else []),
         *(f"  inputs[{i}] = input_{i};" for i in range(len(ins))),
+        *([f"  inputs[{len(ins)}] = sizes;"] if spec.sizes else []),
         *(f"  outputs[{i}] = output_{i};" for i in range(len(outs))),
         *(
             line

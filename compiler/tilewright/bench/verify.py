@@ -12,6 +12,7 @@ Every step that leaves a value in memory is judged twice, right after it ran:
 Bytes of quantised tensors may be one step away where the exact value lies between two steps, and later
 layers make more of it; so with such tensors every node, also inside a step, is judged by what it makes of
 the reference's own values, and outputs by their mean distance.
+A model with open sizes is judged layer by layer at the largest, by its outputs at others.
 Invariant: the first step that departs in either way is named; nothing is judged by the outputs alone.
 """
 
@@ -30,6 +31,7 @@ from tilewright.core.dtypes import I8, U8
 from tilewright.device.cuda_device import CudaModel
 from tilewright.device.linux_model import LinuxModel
 from tilewright.frontend.expose import expose
+from tilewright.frontend.models import load_model
 from tilewright.graph import interp
 from tilewright.graph.ir import Array, Graph
 from tilewright.program import Step
@@ -75,6 +77,7 @@ class Verifier:
     """Verifies one compiled model on any number of inputs; the reference is prepared once."""
 
     def __init__(self, source: Path | bytes, compiled: Compiled, tolerance: float) -> None:
+        self.source = source
         self.compiled = compiled
         self.program = compiled.program
         self.tolerance = tolerance
@@ -92,8 +95,10 @@ class Verifier:
         program = self.program
         ours = self.compiled(*inputs)
         named = dict(zip((t.name for t in program.inputs), inputs, strict=True))
-        values = interp.run(program.graph, named)
-        exact = [values[n] for n in program.graph.outputs]
+        largest = [a.shape for a in inputs] == [t.type.shape for t in program.inputs]
+        graph = program.graph if largest else self._graph_at(named)
+        values = interp.run(graph, named)
+        exact = [values[n] for n in graph.outputs]
         theirs, inner = self.reference(named) if self.reference else (exact, dict[str, Array]())
         report = Report(self.reference_name)
         for t, a, b, e in zip(program.outputs, ours, theirs, exact, strict=True):
@@ -104,8 +109,13 @@ class Verifier:
                     relative_error(b, e), error <= self.tolerance or self._near(a, b),
                 )
             )  # fmt: skip
-        self._layers(inputs, inner, report)
+        if largest:
+            self._layers(inputs, inner, report)
         return report
+
+    def _graph_at(self, inputs: Mapping[str, Array]) -> Graph:
+        """The model, imported anew for other sizes than the largest."""
+        return load_model(self.source, {name: a.shape for name, a in inputs.items()})
 
     def _near(self, a: Array, b: Array) -> bool:
         """Whether outputs of a quantised model agree as a whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from tilewright.errors import ModelError
 from tilewright.graph.ir import Array
 from tilewright.pipeline import Progress as ProgressFn
 
-Shapes = dict[str, tuple[int, ...]]
+Shapes = dict[str, str | tuple[int | str, ...]]
 
 #: Columns where the output is not a terminal: wide enough that tables in logs do not fold.
 _LOG_WIDTH = 140
@@ -33,7 +34,11 @@ TargetName = Annotated[
     str, typer.Option("--target", "-t", help="target name, see `tilewright targets`")
 ]
 ShapeList = Annotated[
-    list[str] | None, typer.Option("--shape", help="input shape as name=1,3,224,224; repeatable")
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        help="input shape as name=1,3,224,224; name=1..512 leaves a size open; repeatable",
+    ),
 ]
 DeviceName = Annotated[
     str | None,
@@ -43,18 +48,26 @@ Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="threads
 
 
 def parse_shapes(items: Sequence[str] | None) -> Shapes:
-    """`name=1,3,224,224` -> {name: (1, 3, 224, 224)}; wrong syntax is a usage error."""
+    """`name=1,3,224,224` -> {name: (1, 3, 224, 224)}; wrong syntax is a usage error.
+
+    A dim may be the name of an open size or a range, `tokens=1..512` is what a name stands for.
+    """
     out: Shapes = {}
     for item in items or ():
         name, _, dims = item.rpartition("=")
-        try:
-            out[name] = tuple(int(d) for d in dims.split(",") if d.strip())
-            ok = bool(name) and all(d > 0 for d in out[name])
-        except ValueError:
-            ok = False
-        if not ok:
-            raise typer.BadParameter(f"--shape {item}: write name=1,3,224,224")
+        parts = tuple(d.strip() for d in dims.split(",") if d.strip())
+        if not name or not parts or not all(_DIM.match(d) for d in parts):
+            raise typer.BadParameter(
+                f"--shape {item}: write name=1,3,224,224, or tokens=1..512 for a size that stays open"
+            )
+        if len(parts) == 1 and ".." in parts[0]:
+            out[name] = parts[0]
+        else:
+            out[name] = tuple(int(d) if d.isdigit() else d for d in parts)
     return out
+
+
+_DIM = re.compile(r"([1-9]\d*|\d+\.\.\d+(:\d+)?|[A-Za-z_][\w.]*)\Z")
 
 
 def locate(name: str, shapes: Sequence[str] | None) -> tuple[Path, Shapes]:

@@ -28,7 +28,7 @@ from tilewright.core.dtypes import F16, F64, I64
 from tilewright.errors import TilewrightError
 from tilewright.footprint import shortages
 from tilewright.frontend.models import examine_model
-from tilewright.pipeline import resolve_target, survey
+from tilewright.pipeline import largest, resolve_target, survey
 from tilewright.program import Program, spec_of
 from tilewright.schedule.target import Target
 
@@ -77,7 +77,7 @@ def command(
             f"--ram and --flash are for microcontrollers, which {machine.name} is not"
         )
     path, shapes = locate(model, shape)
-    found = examine_model(path, shapes)
+    found = examine_model(path, largest(path, shapes))
     report = _Report(
         [
             _Problem(p.node if p.op_type else "", p.op_type, p.reason, p.hint)

@@ -28,7 +28,7 @@ from tilewright.commands._common import (
 )
 from tilewright.device.choose import device_for
 from tilewright.frontend.models import load_model
-from tilewright.pipeline import resolve_target
+from tilewright.pipeline import largest, resolve_target
 from tilewright.tune.executors import dask_executor
 from tilewright.tune.library import user_folder
 from tilewright.tune.state import Result, State, Task
@@ -68,7 +68,7 @@ def command(
     """
     path, shapes = locate(model, shape)
     machine = resolve_target(target)
-    graph = load_model(path, shapes, notice)
+    graph = load_model(path, largest(path, shapes), notice)
     folder = logs or user_folder()
     if resource and dask is None:
         raise typer.BadParameter("--resource names a resource of Dask workers: give --dask too")

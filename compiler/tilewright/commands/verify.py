@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.table import Table
 
@@ -24,6 +25,7 @@ from tilewright.commands._common import (
     progress,
 )
 from tilewright.device.linux_model import LinuxModel
+from tilewright.runtime.model import Spec, TensorSpec
 
 NAME = "verify"
 
@@ -56,9 +58,10 @@ def command(
     verifier = Verifier(path, compiled, tolerance)
     failed = False
     for seed in range(random, random + seeds):
-        inputs = make_inputs(compiled.inputs, compiled.program.graph, seed)
+        specs, where = _inputs_of(compiled.spec, seed - random, seed)
+        inputs = make_inputs(specs, compiled.program.graph, seed)
         result = verifier.verify(inputs)
-        _print(result, seed)
+        _print(result, f"seed {seed}{where}")
         failed |= not result.passed
     if failed:
         raise typer.Exit(1)
@@ -66,6 +69,19 @@ def command(
         f"[green]{compiled.name}: verified[/green] on {seeds} inputs, tolerance {tolerance:g}"
         + (f", on {escape(compiled.device.describe())}" if isinstance(compiled, LinuxModel) else "")
     )
+
+
+def _inputs_of(spec: Spec, turn: int, seed: int) -> tuple[tuple[TensorSpec, ...], str]:
+    """The inputs of a turn: with open sizes at the least, then at the largest, then anywhere between."""
+    if not spec.sizes:
+        return spec.inputs, ""
+    rng = np.random.default_rng(seed)
+    values = [
+        s.low if turn == 0 else s.high if turn == 1 else s.step * int(rng.integers(s.low // s.step, s.high // s.step + 1))
+        for s in spec.sizes
+    ]  # fmt: skip
+    shown = ", ".join(f"{s.name}={v}" for s, v in zip(spec.sizes, values, strict=True))
+    return spec.inputs_at(values), f", {shown}"
 
 
 def _artifact(directory: Path) -> None:
@@ -83,8 +99,8 @@ def _artifact(directory: Path) -> None:
     )
 
 
-def _print(result: Report, seed: int) -> None:
-    table = Table(title=f"seed {seed}, against {result.reference}", title_justify="left")
+def _print(result: Report, what: str) -> None:
+    table = Table(title=f"{escape(what)}, against {result.reference}", title_justify="left")
     for column in ("output", "largest magnitude", "error / magnitude", "float64 says", "ok"):
         table.add_column(column)
     for o in result.outputs:

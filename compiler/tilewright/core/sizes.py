@@ -183,4 +183,6 @@ def _fit_linear(points: Sequence[Point], values: Sequence[int], terms: Sequence[
     form = Ix(values[0] - sum(c * x for c, x in zip(coefs, rows[0], strict=True)))
     for c, t in zip(coefs, terms, strict=True):
         form = form + t * c
-    return form if all(evaluate(form, p) == v for p, v in zip(points, values, strict=True)) else None
+    return (
+        form if all(evaluate(form, p) == v for p, v in zip(points, values, strict=True)) else None
+    )

@@ -18,7 +18,7 @@ def entry_of(spec: Spec, call: Callable[[list[Array]], Sequence[Array]]) -> Entr
     """The entry point that reads its inputs, hands them to `call` and stores what that returns."""
 
     def entry(inputs: int, outputs: int, arena: int) -> int:
-        results = call(_arrays(inputs, spec.inputs))
+        results = call(_arrays(inputs, spec.given))
         for mine, theirs in zip(_arrays(outputs, spec.outputs), results, strict=True):
             mine[...] = theirs
         return 0

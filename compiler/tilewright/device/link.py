@@ -92,12 +92,12 @@ def _table(units: Sequence[Unit]) -> str:
     rows: list[str] = []
     for k, u in enumerate(units):
         s = u.spec
-        for kind, tensors in (("in", s.inputs), ("out", s.outputs)):
+        for kind, tensors in (("in", s.given), ("out", s.outputs)):
             sizes = ", ".join(str(t.nbytes) for t in tensors) or "0"
             lines.append(f"static const size_t {kind}_{k}[] = {{{sizes}}};")
         lines.append(f"static int supported_{k}(void) {{ return {s.name}_cpu_supported(); }}")
         rows.append(
-            f"    {{{s.name}_run, supported_{k}, {u.data}, {len(s.inputs)}, {len(s.outputs)}, "
+            f"    {{{s.name}_run, supported_{k}, {u.data}, {len(s.given)}, {len(s.outputs)}, "
             f"in_{k}, out_{k}, {s.arena_size}}},"
         )
     lines += ["", "const struct model models[] = {", *rows, "};"]

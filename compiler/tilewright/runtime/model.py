@@ -112,6 +112,19 @@ class Spec:
     sizes: tuple[SizeSpec, ...] = ()
 
     @property
+    def given(self) -> tuple[TensorSpec, ...]:
+        """What the code gets as inputs: with open sizes their values come last."""
+        sizes = TensorSpec("sizes", (len(self.sizes),), "int64")
+        return (*self.inputs, sizes) if self.sizes else self.inputs
+
+    def inputs_at(self, sizes: Sequence[int]) -> tuple[TensorSpec, ...]:
+        """The inputs as they are at some sizes."""
+        units = [n // s.step for n, s in zip(sizes, self.sizes, strict=True)]
+        return tuple(
+            TensorSpec(t.name, tuple(d.at(units) for d in t.dims), t.dtype) for t in self.inputs
+        )
+
+    @property
     def arena_size(self) -> int:
         """Bytes to reserve for the arena: never none, so that its address means something."""
         return max(self.arena_bytes, self.arena_align)
@@ -454,18 +467,20 @@ def _laid_out(array: Array, tensor: TensorSpec) -> Array:
 
 def _open_text(spec: Spec, t: TensorSpec) -> str:
     """An input with its dims by the names of the sizes."""
+    return f"{t.name}: {t.dtype}[{', '.join(open_dim_text(spec, d) for d in t.dims)}]"
 
-    def shown(d: OpenDim) -> str:
-        parts = [str(d.constant)] if d.constant or not d.terms else []
-        for factor, i, shift, divisor in d.terms:
-            s = spec.sizes[i]
-            one = s.name if s.step == 1 else f"{s.name}/{s.step}"
-            one = f"({one}{f' + {shift}' if shift else ''})//{divisor}" if divisor > 1 else one
-            if factor == s.step and divisor == 1:
-                one = s.name
-            elif factor != 1:
-                one = f"{factor}*{one}"
-            parts.append(one)
-        return " + ".join(parts)
 
-    return f"{t.name}: {t.dtype}[{', '.join(map(shown, t.dims))}]"
+def open_dim_text(spec: Spec, dim: OpenDim) -> str:
+    """A dim as people write it: `2*tokens + 1`, `(height/32 + 1)//2`."""
+    parts: list[str] = []
+    for factor, i, shift, divisor in dim.terms:
+        s = spec.sizes[i]
+        one = s.name if s.step == 1 else f"{s.name}/{s.step}"
+        if divisor > 1:
+            one = f"({one} + {shift})//{divisor}" if shift else f"({one})//{divisor}"
+        if divisor == 1 and factor % s.step == 0:
+            one, factor = s.name, factor // s.step
+        parts.append(one if factor == 1 else f"{factor}*{one}")
+    if dim.constant or not parts:
+        parts.append(str(dim.constant))
+    return " + ".join(parts)
