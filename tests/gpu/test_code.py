@@ -7,12 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from tilewright.codegen.barriers import barriers
 from tilewright.codegen.cuda import emit_cuda, launch_of
 from tilewright.codegen.llvm import to_assembly
 from tilewright.codegen.ptxas import assemble, find_ptxas, occupancy
 from tilewright.errors import IRError
 from tilewright.loop import simt
+from tilewright.loop.barriers import barriers
 from tilewright.loop.ir import For, Kernel, Stmt
 from tilewright.loop.parse import parse
 from tilewright.loop.rewrite import walk
@@ -149,6 +149,71 @@ kernel k(a: f32[64], out c: f32[64])
 """)
     with pytest.raises(IRError, match="k: "):
         simt.run(race, {"a": np.ones(64, np.float32), "c": np.zeros(64, np.float32)})
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_barrier_that_code_lacks_is_a_race(missing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter's threads wait where generated code has them wait, and nowhere else."""
+    kernel = parse(PRODUCT)
+    found = barriers(kernel)
+    loops = [s for s in walk(kernel.body) if id(s) in found]
+    monkeypatch.setattr(simt, "barriers", lambda k: found - {id(loops[missing])})
+    arrays = {n: np.ones((32, 32), np.float32) for n in ("a", "b", "c")}
+    with pytest.raises(IRError, match="a race"):
+        simt.run(kernel, arrays)
+
+
+def test_what_no_thread_executes_is_done_once() -> None:
+    """A sum beside a nest of threads: the first thread alone adds it up, and the others see it."""
+    kernel = parse("""\
+kernel k(a: f32[64], out c: f32[64])
+  block b in 1:
+    alloc s: f32[1] in shared
+    s[0] = 0.0:f32
+    for i in 64:
+      s[0] = (s[0]:f32 + a[i]:f32)
+    thread u in 64:
+      c[u] = s[0]:f32
+""")
+    c = np.zeros(64, np.float32)
+    simt.run(kernel, {"a": np.arange(64, dtype=np.float32), "c": c})
+    assert (c == 2016).all()
+    before, after = _ptx(kernel).split("bar.sync")
+    assert re.search(r"setp\.\w+\.\w+\s+%p1, %r\d+, 0", before), "not guarded"
+    assert "add.rn.f32" in before and "add.rn.f32" not in after
+
+
+def test_scratch_of_one_thread_is_not_read_by_others() -> None:
+    """Neither by another thread nor by all of them together."""
+    text = """\
+kernel k(a: f32[64], out c: f32[64])
+  block b in 1:
+    alloc s: f32[64] in register
+    thread t in 64:
+      s[t] = a[t]:f32
+    thread u in 64:
+      c[u] = s[{index}]:f32
+"""
+    arrays = {n: np.ones(64, np.float32) for n in ("a", "c")}
+    simt.run(parse(text.format(index="u")), arrays)
+    with pytest.raises(IRError, match="has not written it itself"):
+        simt.run(parse(text.format(index="63 - u")), arrays)
+
+
+def test_a_name_read_from_memory_may_meet() -> None:
+    """Iterations touch elements that nobody can tell apart: they wait."""
+    kernel = parse("""\
+kernel k(a: f32[4], where: i64[64], out c: f32[64])
+  block b in 1:
+    alloc s: f32[128] in shared
+    for i in 4:
+      thread t in 64:
+        let at in 0..63 = where[t]:i64
+        s[at + i] = a[i]:f32
+    thread u in 64:
+      c[u] = s[u]:f32
+""")
+    assert _waiting(kernel) == ["t", "u"]
 
 
 def test_blocks_may_not_meet() -> None:

@@ -4,7 +4,7 @@ In: a finished kernel whose loops are bound to a GPU's axes (see docs/gpu.md), a
 Out: PTX text and how to launch it.
 Invariant: the grid and the blocks have one dim; a loop of blocks or a nest of threads finds its indices by
 dividing. Scratch that the threads of a nest index by themselves becomes private; threads wait for each
-other where `codegen.barriers` says so. Loops that are narrower than the launch are guarded.
+other where `loop.barriers` says so. Loops that are narrower than the launch are guarded.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from itertools import groupby
 from math import gcd, prod
 
 from tilewright.codegen.addressing import Slot
-from tilewright.codegen.barriers import barriers, has_threads
 from tilewright.codegen.kernel import Emitter
 from tilewright.codegen.mma import emit_mma
 from tilewright.codegen.values import memory_type
 from tilewright.core.index import Ix, bounds, variables
 from tilewright.errors import IRError
+from tilewright.loop.barriers import barriers, runs
 from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Mma, span
 from tilewright.loop.rewrite import accesses, walk
 from tilewright.schedule.target import Target
@@ -174,8 +174,7 @@ class _CudaEmitter(Emitter):
                     assert isinstance(s, For)
                     self.grid(s)
                 continue
-            run = self.block if has_threads(statements) else self.alone
-            emit = partial(run, statements)
+            emit = partial(self.block, statements)
             self.guarded(self.block_index, 1, self.launch.blocks, emit)
 
     def grid(self, s: For) -> None:
@@ -189,13 +188,29 @@ class _CudaEmitter(Emitter):
 
         def emit() -> None:
             self.indices([(f.var, n) for f, n in zip(nest, sizes, strict=True)], self.block_index)
-            (self.block if has_threads(body) else self.alone)(body)
+            self.block(body)
 
         self.guarded(self.block_index, prod(sizes), self.launch.blocks, emit)
 
+    def block(self, stmts: Block) -> None:
+        """Statements; of those outside all threads the first thread runs what starts none."""
+        if self.inside_threads:
+            super().block(stmts)
+            return
+        outer = self.scope
+        self.scope = outer.child()
+        for run, together in runs(stmts):
+            if together:
+                for s in run:
+                    self.memo = {}
+                    self.statement(s)
+            else:
+                self.alone(run)
+        self.scope = outer
+
     def alone(self, block: Block) -> None:
         """Statements without threads: the first thread runs them."""
-        if any(id(s) in self.barriers for s in block):
+        if id(block[0]) in self.barriers:
             self.barrier()
         self.inside_threads = True
         self.guarded(self.tid, 1, self.launch.threads, partial(self.block, block))
@@ -292,9 +307,11 @@ class _CudaEmitter(Emitter):
             kind = memory_type(buffer.dtype)
             name = f"@{self.kernel.name}.{buffer.name}"
             size = span(buffer)
-            self.globals.append(
+            line = (
                 f"{name} = internal addrspace(3) global [{size} x {kind}] poison, align {_WIDEST}"
             )
+            if line not in self.globals:  # a loop that is spelled out allocates it once
+                self.globals.append(line)
             ptr = self.fresh(buffer.name)
             self.entry.append(f"  {ptr} = addrspacecast ptr addrspace(3) {name} to ptr")
             self.slots[buffer.name] = Slot(buffer, ptr, buffer.strides, True, size)

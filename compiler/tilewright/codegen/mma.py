@@ -3,8 +3,7 @@
 In: a `Mma` at a point of a kernel whose innermost 32 threads are a warp. Out: loads of the operands' fragments,
 one instruction, stores of the four sums.
 Invariant: a thread loads what the instruction wants of it, which is not what its own sums need: the warp shares.
-A register holds 4 bytes of one row of `a`, or of one column of `b`, side by side along the sum; registers of
-a row lie 16 bytes apart.
+`loop.mma.registers` says what.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from tilewright.core.index import Ix, coefficient, substitute
 from tilewright.loop import mma
 from tilewright.loop.ir import Load, Mma
 
-_WORD = 4
-
 
 def emit_mma(at: Addressing, s: Mma) -> None:
     """Emit a statement; its sums are in private scratch."""
@@ -25,12 +22,14 @@ def emit_mma(at: Addressing, s: Mma) -> None:
     slot = at.slots[s.buffer]
     held = [at.address(slot, at.offset(slot, (*s.index, Ix(i)))) for i in range(mma.HELD)]
     sums = [at.load_vector(p, total, 1, None) for p in held]
-    thread, place = s.lane // 4, s.lane % 4
-    halves = range(s.extent * s.a.dtype.bytes // 16)
-    per = _WORD // s.a.dtype.bytes
-    ks = [place * per + half * 4 * per for half in halves]
-    a = [_word(at, s.a, {s.row: thread + 8 * p}, s.k, k) for k in ks for p in range(2)]
-    b = [_word(at, s.b, {s.col: thread}, s.k, k) for k in ks]
+    a = [
+        _word(at, s.a, {s.row: row}, s.k, k)
+        for row, k in mma.registers(s.lane, s.extent, s.a.dtype, mma.ROWS)
+    ]
+    b = [
+        _word(at, s.b, {s.col: col}, s.k, k)
+        for col, k in mma.registers(s.lane, s.extent, s.b.dtype, mma.COLS)
+    ]
     name = f"llvm.nvvm.mma.m16n8k{s.extent}.row.col.{_suffix(s)}"
     kind = llvm_type(total, 1)
     result = "{" + ", ".join([kind] * mma.HELD) + "}"
@@ -58,15 +57,15 @@ def _word(at: Addressing, e: Load, place: dict[str, Ix], var: str, k: Ix) -> Val
     index = tuple(substitute(i, place) for i in e.index)
     offset = at.offset(slot, index)
     first = at.offset(slot, tuple(substitute(i, {var: k}) for i in index))
-    per = _WORD // e.dtype.bytes
+    per = mma.WORD // e.dtype.bytes
     if e.dtype is F32:
         one = at.load_vector(at.address(slot, first), F32, 1, None)
         at.declare("declare i32 @llvm.nvvm.f2tf32.rna(float)")
         return _register(at.op(f"call i32 @llvm.nvvm.f2tf32.rna(float {one.ssa})"), e.dtype)
-    aligned = (at.alignment(slot, first) or e.dtype.bytes) % _WORD == 0
+    aligned = (at.alignment(slot, first) or e.dtype.bytes) % mma.WORD == 0
     if coefficient(offset, var) == 1 and aligned:
         kind = "<2 x half>" if e.dtype is F16 else "i32"
-        word = at.op(f"load {kind}, ptr {at.address(slot, first)}, align {_WORD}")
+        word = at.op(f"load {kind}, ptr {at.address(slot, first)}, align {mma.WORD}")
         return _register(word, e.dtype)
     wide = f"<{per} x {memory_type(e.dtype)}>"
     word = "poison"

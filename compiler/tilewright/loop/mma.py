@@ -18,6 +18,8 @@ from tilewright.loop.ir import Mma
 
 #: Rows and columns of a tile, threads that hold it, elements that each of them holds.
 ROWS, COLS, LANES, HELD = 16, 8, 32, 4
+#: Bytes of a register.
+WORD = 4
 #: Stands for the number of an element of which all four are touched (`rewrite.accesses`).
 ANY_HELD = ix("held@mma")
 
@@ -51,6 +53,21 @@ def position(lane: IntLike, held: IntLike) -> tuple[Ix, Ix]:
     """(row, column) of an element of the tile by its lane and its number in it."""
     thread, i = ix(lane), ix(held)
     return thread // 4 + (i // 2) * 8, (thread % 4) * 2 + i % 2
+
+
+def registers(lane: IntLike, extent: int, operand: DType, rows: int) -> list[tuple[Ix, Ix]]:
+    """Where the registers of an operand of `rows` rows (`a`: 16) or columns (`b`: 8) begin: (row, k) of each.
+
+    A register holds the 4 bytes of a row from there on; those of a row lie 16 bytes apart. First come all rows
+    for the first half of the sum, then for the second.
+    """
+    thread, per = ix(lane), WORD // operand.bytes
+    halves = range(extent * operand.bytes // 16)
+    return [
+        (thread // 4 + 8 * part, thread % 4 * per + half * 4 * per)
+        for half in halves
+        for part in range(rows // 8)
+    ]
 
 
 def ranges(s: Mma) -> dict[str, tuple[int, int]]:

@@ -1,9 +1,11 @@
-"""The loop IR as a GPU runs it: all threads at once, barriers between their nests, races found.
+"""The loop IR as a GPU runs it: all threads at once, barriers where code has them, races found.
 
 In: a kernel whose loops are bound to blocks and threads, NumPy arrays as for `loop.interp`. Out: arrays
 changed. Invariant: the values are those of the serial interpreter; beyond that an `IRError` names every
-element that one thread writes and another touches before the next barrier (or another block, ever),
-every access outside a buffer and every read of scratch that was not written.
+element that one thread writes and another touches before the next barrier (or another block, ever; or, of
+scratch that is not shared, another thread, ever), every access outside a buffer and every read of scratch that
+was not written. Barriers are those of `loop.barriers`, which code generation emits: one that is missing there
+is a race here. Threads are numbered as in the generated code: what no thread executes, the first one does.
 
 All threads of many blocks are lanes of NumPy arrays, so that whole models run; statements are executed
 in lockstep, which any order of threads must agree with where there are no races.
@@ -12,24 +14,23 @@ in lockstep, which any order of threads must agree with where there are no races
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.core.dtypes import DType
-from tilewright.core.index import Extremum, FloorDiv, Ix, Mod
+from tilewright.core.index import Extremum, FloorDiv, Ix, Mod, bounds
 from tilewright.errors import IRError
 from tilewright.loop import interp, mma
+from tilewright.loop import simt_values as values
+from tilewright.loop.barriers import barriers, runs
 from tilewright.loop.ir import (
     Alloc,
     Binary,
     Bitcast,
     Block,
-    Buffer,
     Cast,
     Const,
     Dot,
@@ -44,9 +45,12 @@ from tilewright.loop.ir import (
     Mma,
     Ref,
     Select,
+    Stmt,
     Store,
     Unary,
 )
+from tilewright.loop.rewrite import Ranges, loads
+from tilewright.loop.simt_memory import MAX_THREADS, Memory
 
 Lanes = npt.NDArray[Any]
 Index = dict[str, Any]  # variable -> int, or one value per lane
@@ -62,7 +66,7 @@ def run(kernel: Kernel, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         warnings.simplefilter("ignore", RuntimeWarning)
         machine = _Grid(kernel)
         for p in kernel.params:
-            machine.memory[p.buffer.name] = _Memory.of(
+            machine.memory[p.buffer.name] = Memory.of(
                 p.buffer, arrays[p.buffer.name], p.role == "out"
             )
         machine.top(kernel.body)
@@ -73,50 +77,17 @@ def run(kernel: Kernel, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
                 )
 
 
-@dataclass(slots=True)
-class _Memory:
-    """A buffer, one copy per block (`shared`) or thread (private), and who touched what last.
-
-    `writer`, `reader`: the lane (-2: several) in the nest of threads numbered `wrote`, `read`;
-    `owner`: the block that wrote an element of global memory. Empty where races cannot happen.
-    """
-
-    buffer: Buffer
-    data: Lanes
-    copies: int
-    per: str
-    tracked: bool
-    written: Lanes | None = None
-    marks: dict[str, Lanes] = field(default_factory=dict[str, Lanes])
-
-    @classmethod
-    def of(cls, buffer: Buffer, data: Lanes, tracked: bool) -> _Memory:
-        """A parameter."""
-        flat = np.array(data).reshape(-1)
-        made = cls(buffer, flat, 1, "all", tracked)
-        made.track(("wrote", "writer", "read", "reader", "owner"))
-        return made
-
-    @classmethod
-    def scratch(cls, buffer: Buffer, copies: int, per: str) -> _Memory:
-        size = copies * int(np.prod(buffer.shape))
-        made = cls(buffer, np.zeros(size, buffer.dtype.numpy), copies, per, per == "block")
-        made.written = np.zeros(size, np.bool_)
-        made.track(("wrote", "writer", "read", "reader"))
-        return made
-
-    def track(self, names: tuple[str, ...]) -> None:
-        if self.tracked:
-            self.marks = {n: np.full(self.data.shape, -1, np.int64) for n in names}
-
-
 class _Grid:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self.memory: dict[str, _Memory] = {}
+        self.memory: dict[str, Memory] = {}
         self.blocks = np.zeros(1, np.int64)  # block of each lane
         self.ids = np.zeros(1, np.int64)  # lane of the chunk
-        self.stamp = 0
+        self.who = np.zeros(1, np.int64)  # thread of each lane, unique over all blocks
+        self.before = barriers(kernel)
+        self.widths: dict[int, int] = {}
+        _widths(kernel.body, {}, self.widths)
+        self.stamp = 0  # barriers so far
         self.in_nest = False
         self.block_count = 0
 
@@ -157,11 +128,54 @@ class _Grid:
         self.first = self.block_count
         self.block_count += count
         self.ids = np.arange(count, dtype=np.int64)
+        self.who = self.blocks * MAX_THREADS
         self.stamp += 1
-        self.run(body, env, {}, None)
+        self.together(body, env, {})
+
+    def together(self, block: Block, env: Index, refs: dict[str, Lanes]) -> None:
+        """Statements of a block outside its threads."""
+        env = dict(env)
+        for run, everyone in runs(block):
+            if not everyone:
+                self.barrier(run[0])
+                self.run(run, env, refs, None)
+                continue
+            for s in run:
+                self.barrier(s)
+                match s:
+                    case For(kind="thread"):
+                        self.nest(s, env, refs)
+                    case For(var, extent, body):
+                        ends = np.unique(self.index(extent, env))
+                        if len(ends) > 1:
+                            raise self.error(f"`{var}` has another length in every block")
+                        for i in range(int(ends[0])):
+                            self.together(body, {**env, var: i}, dict(refs))
+                    case If(cond, then, orelse):
+                        taken = np.unique(self.everywhere(cond, env, refs))
+                        if len(taken) > 1:
+                            raise self.error("threads start where blocks take two ways")
+                        self.together(then if taken[0] else orelse, env, dict(refs))
+                    case Let(name, value, bound):
+                        refs[name] = self.everywhere(value, env, refs)
+                        if bound is not None:
+                            env[name] = np.clip(refs[name], *bound).astype(np.int64)
+                    case _:
+                        self.run((s,), env, refs, None)
+
+    def barrier(self, s: Stmt) -> None:
+        """All threads wait for each other before `s` where the generated code has them wait."""
+        self.stamp += id(s) in self.before
+
+    def everywhere(self, e: Expr, env: Index, refs: dict[str, Lanes]) -> Lanes:
+        """A value that every thread of a block computes for itself."""
+        for x in loads(e):
+            if self.memory[x.buffer].private:
+                raise self.error(f"all threads read {x.buffer}, of which each has its own")
+        return self.eval(e, env, refs, None)
 
     def nest(self, s: For, env: Index, refs: dict[str, Lanes]) -> None:
-        """All threads of a nest of thread loops; a barrier before and after."""
+        """All threads of a nest of thread loops."""
         loops = [s]
         while len(loops[-1].body) == 1:
             (inner,) = loops[-1].body
@@ -170,11 +184,7 @@ class _Grid:
             loops.append(inner)
         blocks = self.blocks
         count = len(blocks)
-        sizes: list[int] = []
-        inside: Index = dict(env)
-        for f in loops:  # the largest extent over all blocks, later masked
-            sizes.append(int(np.max(self.index(f.extent, inside))))
-            inside[f.var] = 0
+        sizes = [self.widths[id(f)] for f in loops]  # at most, later masked
         per = int(np.prod(sizes))
         lanes = count * per
         cells = np.unravel_index(np.tile(np.arange(per), count), sizes)
@@ -185,27 +195,21 @@ class _Grid:
         for f, c in zip(loops, cells, strict=True):
             spread[f.var] = c.astype(np.int64)
             mask &= spread[f.var] < self.index(f.extent, spread)
-        kept = self.blocks, self.ids
+        kept = self.blocks, self.ids, self.who
         self.blocks, self.ids = np.repeat(blocks, per), np.arange(lanes, dtype=np.int64)
-        self.stamp += 1
+        self.who = self.blocks * MAX_THREADS + np.tile(np.arange(per), count)
         self.in_nest = True
         wide = {k: np.repeat(v, per) if v.ndim else v for k, v in refs.items()}
         self.run(loops[-1].body, spread, wide, None if mask.all() else mask)
         self.in_nest = False
-        self.stamp += 1
-        self.blocks, self.ids = kept
+        self.blocks, self.ids, self.who = kept
 
     # ---- statements
 
     def run(self, block: Block, env: Index, refs: dict[str, Lanes], mask: Lanes | None) -> None:
         for s in block:
             match s:
-                case For(var, extent, body, kind):
-                    if kind == "thread" and not self.in_nest:
-                        if mask is not None:
-                            raise self.error(f"threads `{var}` start where blocks take two ways")
-                        self.nest(s, env, refs)
-                        continue
+                case For(var, extent, body):
                     ends = self.index(extent, env)
                     for i in range(int(np.max(ends))):
                         active = mask
@@ -229,7 +233,11 @@ class _Grid:
                     self.mma(s, env, mask)
                 case Alloc(buffer):
                     per = "lane" if self.in_nest else "block"
-                    self.memory[buffer.name] = _Memory.scratch(buffer, len(self.ids), per)
+                    made = Memory.scratch(buffer, len(self.ids), per)
+                    before = self.memory.get(buffer.name)
+                    if buffer.space == "shared" and before and len(before.data) == len(made.data):
+                        made.marks = before.marks  # the same memory in every turn of a loop
+                    self.memory[buffer.name] = made
 
     def mma(self, s: Mma, env: Index, mask: Lanes | None) -> None:
         """Tensor cores work for whole warps: all threads, 32 at a time, their lanes in order."""
@@ -257,7 +265,7 @@ class _Grid:
 
     def locate(
         self, name: str, index: tuple[Ix, ...], env: Index, mask: Lanes | None
-    ) -> tuple[_Memory, Lanes]:
+    ) -> tuple[Memory, Lanes]:
         """A buffer and the flat position of each lane's element in it; lanes that are off get 0."""
         m = self.memory[name]
         at: Any = np.zeros(self.ids.shape, np.int64)
@@ -277,52 +285,26 @@ class _Grid:
 
     def load(self, e: Load, env: Index, mask: Lanes | None) -> Lanes:
         m, at = self.locate(e.buffer, e.index, env, mask)
-        on = at if mask is None else at[mask]
-        if m.written is not None and not m.written[on].all():
-            raise self.error(f"{e.buffer} is read before it is written")
-        if m.tracked:
-            ids = self.ids if mask is None else self.ids[mask]
-            k = m.marks
-            self.check(m, on, ids, "read")
-            now = k["read"][on] == self.stamp
-            k["reader"][on] = np.where(now & (k["reader"][on] != ids), -2, ids)
-            several = k["reader"][on] != ids  # lanes that read the same element just now
-            k["reader"][on[several]] = -2
-            k["read"][on] = self.stamp
+        on, who = (at, self.who) if mask is None else (at[mask], self.who[mask])
+        self.noted(m.read, on, who)
         return m.data[at]
 
     def store(
         self, name: str, index: tuple[Ix, ...], value: Lanes, env: Index, mask: Lanes | None
     ) -> None:
         m, at = self.locate(name, index, env, mask)
-        value = np.broadcast_to(value, self.ids.shape)
-        ids = self.ids
+        value, who = np.broadcast_to(value, self.ids.shape), self.who
         if mask is not None:
-            at, value, ids = at[mask], value[mask], ids[mask]
-        if m.tracked:
-            if len(np.unique(at)) != len(at):
-                raise self.error(f"several threads write the same element of {name}: a race")
-            self.check(m, at, ids, "written")
-            k = m.marks
-            others = (k["read"][at] == self.stamp) & (k["reader"][at] != ids)
-            if others.any():
-                raise self.error(f"{name} is written while another thread reads it: a race")
-            k["wrote"][at], k["writer"][at] = self.stamp, ids
-            if "owner" in k:
-                k["owner"][at] = self.blocks if mask is None else self.blocks[mask]
+            at, value, who = at[mask], value[mask], who[mask]
+        self.noted(m.write, at, who)
         m.data[at] = value
-        if m.written is not None:
-            m.written[at] = True
 
-    def check(self, m: _Memory, at: Lanes, ids: Lanes, how: str) -> None:
-        """Complain if another thread of this nest, or another block, wrote what is touched now."""
-        k = m.marks
-        if ((k["wrote"][at] == self.stamp) & (k["writer"][at] != ids)).any():
-            raise self.error(f"{m.buffer.name} is {how} while another thread writes it: a race")
-        if "owner" in k:
-            mine = self.blocks[ids]
-            if ((k["owner"][at] >= 0) & (k["owner"][at] != mine)).any():
-                raise self.error(f"{m.buffer.name} is {how} where another block writes: a race")
+    def noted(self, note: Callable[[Lanes, Lanes, int], None], at: Lanes, who: Lanes) -> None:
+        """Note an access; complaints name the kernel."""
+        try:
+            note(at, who, self.stamp)
+        except IRError as err:
+            raise self.error(str(err)) from None
 
     # ---- values
 
@@ -357,17 +339,17 @@ class _Grid:
             case Load():
                 return self.load(e, env, mask)
             case Unary(op, a):
-                return _unary(op, go(a))
+                return values.unary(op, go(a))
             case Binary(op, a, b):
-                return _binary(op, go(a), go(b), a.dtype)
+                return values.binary(op, go(a), go(b), a.dtype)
             case Fma(a, b, c):
-                return _fma(go(a), go(b), go(c))
+                return values.fma(go(a), go(b), go(c))
             case Dot(var, n, a, b, c):
                 total = go(c)
                 for i in range(n):
                     inner = {**env, var: i}
                     left = self.eval(a, inner, refs, mask)
-                    total = _fma(left, self.eval(b, inner, refs, mask), total)
+                    total = values.fma(left, self.eval(b, inner, refs, mask), total)
                 return total
             case Select(cond, a, b):
                 taken = np.broadcast_to(go(cond), self.ids.shape)
@@ -377,9 +359,23 @@ class _Grid:
                     sides.append(self.eval(x, env, refs, None if active.all() else active))
                 return np.where(taken, *sides)
             case Cast(a, dtype):
-                return _cast(go(a), dtype)
+                return values.cast(go(a), dtype)
             case Bitcast(a, dtype):
                 return np.ascontiguousarray(go(a)).view(dtype.numpy)
+
+
+def _widths(block: Block, ranges: Ranges, found: dict[int, int]) -> None:
+    """Identity of each loop of threads -> its iterations, at most."""
+    for s in block:
+        if isinstance(s, If):
+            _widths((*s.then, *s.orelse), ranges, found)
+        elif isinstance(s, For):
+            _, hi = bounds(s.extent, ranges)
+            if hi is None:
+                raise IRError(f"a loop of {s.extent} iterations has no bound")
+            if s.kind == "thread":
+                found[id(s)] = max(hi, 1, found.get(id(s), 1))
+            _widths(s.body, {**ranges, s.var: (0, max(hi, 1) - 1)}, found)
 
 
 def _threads(body: Block) -> int:
@@ -397,43 +393,3 @@ def _threads(body: Block) -> int:
             inner = [s.then, s.orelse]
         most = max([most, *map(_threads, inner)])
     return most
-
-
-# ---------------------------------------------------------------- the interpreter's operations on arrays
-
-
-def _scalars(f: Any, dtype: Any, *arrays: Lanes) -> Lanes:
-    """The interpreter's own scalar operation, element by element."""
-    wide = np.broadcast_arrays(*arrays)
-    flat = [f(*values) for values in zip(*[w.reshape(-1) for w in wide], strict=True)]
-    return np.array(flat, dtype).reshape(wide[0].shape)
-
-
-def _unary(op: str, a: Lanes) -> Lanes:
-    if op == "erf":
-        return _scalars(lambda v: interp.unary("erf", v), a.dtype, a)
-    return interp.unary_lanes(op, a)
-
-
-def _binary(op: str, a: Lanes, b: Lanes, dtype: DType) -> Lanes:
-    if dtype.is_integer and op in ("div", "mod", "pow"):
-        return _scalars(lambda x, y: interp.binary(op, x, y, dtype), dtype.numpy, a, b)
-    return np.asarray(interp.binary(op, a, b, dtype))
-
-
-def _fma(a: Lanes, b: Lanes, c: Lanes) -> Lanes:
-    if c.dtype == np.float32:
-        return (a.astype(np.float64) * b + c).astype(np.float32)
-    return np.asarray(a * b + c)
-
-
-def _cast(v: Lanes, dtype: DType) -> Lanes:
-    if dtype.is_integer and v.dtype.kind == "f":
-        info = np.iinfo(str(dtype.numpy))
-        whole = np.nan_to_num(
-            np.trunc(v.astype(np.float64)), nan=0.0, posinf=np.inf, neginf=-np.inf
-        )
-        low, high = whole <= info.min, whole >= info.max
-        inside = np.where(low | high, 0.0, whole).astype(dtype.numpy)
-        return np.where(low, info.min, np.where(high, info.max, inside)).astype(dtype.numpy)
-    return v != 0 if dtype.kind == "bool" else v.astype(dtype.numpy)

@@ -169,6 +169,8 @@ def _product(loop: For, names: _Names, dims: tuple[int, int]) -> Mma:
         raise ScheduleError(
             f"tensor cores do not add {n} products of {a.dtype} and {b.dtype} in {store.value.dtype}"
         )
+    if names.k in {v for i in store.index for v in variables(i)}:
+        raise ScheduleError(f"`{names.k}` moves the sums: it is not a reduction")
     index = _held(store.index, names, dims)
     return Mma(ix(names.lane), names.row, names.col, names.k, n, store.buffer, index, a, b)
 

@@ -14,7 +14,20 @@ from dataclasses import replace
 
 from tilewright.core.dtypes import ALL, DType
 from tilewright.errors import ScheduleError
-from tilewright.loop.ir import Alloc, Buffer, Cast, Const, Expr, Fma, Kernel, Load, Mma, Stmt, Store
+from tilewright.loop.ir import (
+    Alloc,
+    Binary,
+    Buffer,
+    Cast,
+    Const,
+    Expr,
+    Fma,
+    Kernel,
+    Load,
+    Mma,
+    Stmt,
+    Store,
+)
 from tilewright.loop.rewrite import map_block, map_loads, walk
 
 
@@ -54,6 +67,8 @@ def _wide(e: Expr, dtype: DType) -> Expr:
             return Const(value, dtype)
         case Fma(a, b, c):
             return Fma(_wide(a, dtype), _wide(b, dtype), _wide(c, dtype))
+        case Binary("add" | "sub" | "mul" as op, a, b):
+            return Binary(op, _wide(a, dtype), _wide(b, dtype))
         case Cast(Load(_, _, kept) as inner, _) if kept is dtype:
             return inner
         case _:

@@ -8,7 +8,9 @@ apart is taken to meet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
 from math import prod
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy.typing as npt
 
 from tilewright.core.index import Extremum, FloorDiv, Ix, Mod, bounds, simplify, variables
 from tilewright.loop import mma
-from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Mma, Stmt
+from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Let, Mma, Stmt
 from tilewright.loop.rewrite import Ranges, accesses, walk
 
 Numbers = npt.NDArray[Any]
@@ -40,10 +42,19 @@ def has_threads(block: Block) -> bool:
     return any(isinstance(s, For) and s.kind == "thread" for s in walk(block))
 
 
+def runs(block: Block) -> Iterator[tuple[Block, bool]]:
+    """Statements outside threads in runs: by all threads (those that start threads, names and scratch that
+    everyone needs), or by the first thread alone."""
+    for together, group in groupby(
+        block, lambda s: isinstance(s, (Alloc, Let)) or has_threads((s,))
+    ):
+        yield tuple(group), together
+
+
 def barriers(kernel: Kernel) -> frozenset[int]:
     """Identities (`id`) of the statements outside threads that need a barrier before them.
 
-    A run of statements without threads stands for itself with its first one.
+    A run of statements that one thread executes alone (`runs`) is named by its first one.
     """
     common = {p.buffer.name: p.buffer for p in kernel.params if p.role == "out"}
     for s in walk(kernel.body):
@@ -64,22 +75,30 @@ class _Scan:
     def block(
         self, block: Block, pending: tuple[_Touch, ...], ranges: Ranges
     ) -> tuple[_Touch, ...]:
-        for s in block:
-            if isinstance(s, For) and s.kind != "thread" and has_threads(s.body):
-                pending = self.loop(s, pending, ranges)
-            elif isinstance(s, If) and has_threads((*s.then, *s.orelse)):
-                ways = [self.block(b, pending, ranges) for b in (s.then, s.orelse)]
-                pending = tuple(dict.fromkeys((*ways[0], *ways[1])))
-            else:
-                pending = self.event(s, pending, ranges)
+        for run, together in runs(block):
+            if not together:
+                pending = self.event(run[0], run, pending, ranges)
+                continue
+            for s in run:
+                if isinstance(s, For) and s.kind != "thread":
+                    pending = self.loop(s, pending, ranges)
+                elif isinstance(s, If):
+                    pending = self.event(s, (replace(s, then=(), orelse=()),), pending, ranges)
+                    ways = [self.block(b, pending, ranges) for b in (s.then, s.orelse)]
+                    pending = tuple(dict.fromkeys((*ways[0], *ways[1])))
+                else:
+                    pending = self.event(s, (s,), pending, ranges)
         return pending
 
-    def event(self, s: Stmt, pending: tuple[_Touch, ...], ranges: Ranges) -> tuple[_Touch, ...]:
-        touched = self.touches((s,), ranges)
-        if id(s) in self.before or any(
+    def event(
+        self, first: Stmt, run: Block, pending: tuple[_Touch, ...], ranges: Ranges
+    ) -> tuple[_Touch, ...]:
+        """Statements between which threads need not wait, the barrier they may need being before `first`."""
+        touched = self.touches(run, ranges)
+        if id(first) in self.before or any(
             a.buffer == b.buffer and (a.store or b.store) for a in pending for b in touched
         ):
-            self.before.add(id(s))
+            self.before.add(id(first))
             return touched
         return tuple(dict.fromkeys((*pending, *touched)))
 
@@ -108,17 +127,19 @@ class _Scan:
     def apart(self, s: For, ranges: Ranges) -> frozenset[str]:
         """Buffers of which different iterations of a loop touch different elements: all are tried."""
         inner = {**ranges, **_inside(s.body, ranges)}
-        moving = {s.var, *(inner.keys() - ranges.keys())}
+        still = ranges.keys() - {
+            s.var
+        }  # a name that is read from memory has no range here: it moves
         bases: dict[str, set[Ix]] = {}
         parts: dict[str, set[Ix]] = {}
         for t in self.touches(s.body, ranges):
-            own = [term for term in t.at.terms if variables(Ix(0, (term,))) & moving]
+            own = [term for term in t.at.terms if variables(Ix(0, (term,))) - still]
             stays = [term for term in t.at.terms if term not in own]
             bases.setdefault(t.buffer, set()).add(Ix(0, tuple(stays)))
             parts.setdefault(t.buffer, set()).add(Ix(t.at.const, tuple(own)))
         return frozenset(
             b for b, forms in parts.items()
-            if len(bases[b]) == 1 and _disjoint(forms, s.var, {v: inner[v] for v in moving if v in inner})
+            if len(bases[b]) == 1 and _disjoint(forms, s.var, inner)
         )  # fmt: skip
 
 
@@ -159,13 +180,13 @@ def _value(form: Ix, points: dict[str, Numbers]) -> Numbers:
 
 
 def _inside(block: Block, ranges: Ranges) -> Ranges:
-    """Ranges of the loops in a block."""
+    """Ranges of the loops in a block; loops of one name have the largest of their ranges."""
     found: Ranges = {}
     for s in walk(block):
         if isinstance(s, For):
             _, hi = bounds(s.extent, {**ranges, **found})
             if hi is not None:
-                found[s.var] = (0, hi - 1)
+                found[s.var] = (0, max(hi - 1, found.get(s.var, (0, 0))[1]))
         elif isinstance(s, Mma):
             found.update(mma.ranges(s))
     return found

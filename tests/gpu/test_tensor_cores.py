@@ -1,0 +1,337 @@
+"""Products on tensor cores: fragments as PTX wants them, whole operators, the code that comes out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tilewright.codegen.ptxas import find_ptxas
+from tilewright.core.dtypes import F16, F32, I8, U8, DType
+from tilewright.core.index import Ix, evaluate, ix
+from tilewright.emulate import Emulator
+from tilewright.errors import IRError
+from tilewright.gpu import generate_gpu, gpu_assembly
+from tilewright.graph.ir import Array, Attrs, Graph, Node, TensorType, type_of
+from tilewright.loop import interp, mma, simt
+from tilewright.loop.ir import Mma
+from tilewright.loop.parse import parse
+from tilewright.loop.rewrite import walk
+from tilewright.loop.text import to_text
+from tilewright.loop.verify import verify
+from tilewright.pipeline import build
+from tilewright.program import Program
+from tilewright.registry import operator
+from tilewright.schedule.target import Target, load_target
+
+SM80 = load_target("cuda-sm80")
+assert SM80.gpu is not None
+TF32 = replace(SM80, name="tf32", gpu=replace(SM80.gpu, mma=("f16", "i8", "tf32")))
+CONV: Attrs = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
+
+
+# ---------------------------------------------------------------- fragments
+
+
+def _isa_a(lane: int, i: int, operand: DType) -> tuple[int, int]:
+    """(row, column) of element i of a thread's fragment of A: the formulas of the PTX ISA ("Matrix Fragments
+    for mma.m16n8k8 / k16 / k32", one per size of element)."""
+    group, thread = lane >> 2, lane % 4
+    if operand is F16:
+        row = group if i < 2 or 4 <= i < 6 else group + 8
+        return row, thread * 2 + (i & 1) + (8 if i >= 4 else 0)
+    if operand is F32:
+        return group if i in (0, 2) else group + 8, thread if i < 2 else thread + 4
+    row = group if i < 4 or 8 <= i < 12 else group + 8
+    return row, thread * 4 + (i & 3) + (16 if i >= 8 else 0)
+
+
+def _isa_b(lane: int, i: int, operand: DType) -> tuple[int, int]:
+    """The same for B: (row, column), its rows along the sum."""
+    group, thread = lane >> 2, lane % 4
+    if operand is F16:
+        return thread * 2 + (i & 1) + (8 if i >= 2 else 0), group
+    if operand is F32:
+        return (thread, group) if i == 0 else (thread + 4, group)
+    return thread * 4 + (i & 3) + (16 if i >= 4 else 0), group
+
+
+def _isa_c(lane: int, i: int) -> tuple[int, int]:
+    """The same for the sums, which all types have in the same places."""
+    return (lane >> 2) + (8 if i >= 2 else 0), lane % 4 * 2 + (i & 1)
+
+
+@pytest.mark.parametrize("operand", [F16, F32, I8, U8], ids=str)
+def test_fragments_are_those_of_the_isa(operand: DType) -> None:
+    per = mma.WORD // operand.bytes
+    for extent in mma.depths(operand):
+        for lane in range(mma.LANES):
+            for rows, isa in ((mma.ROWS, _isa_a), (mma.COLS, _isa_b)):
+                found = mma.registers(lane, extent, operand, rows)
+                assert len(found) * mma.LANES * per == rows * extent
+                for n, (row, k) in enumerate(found):
+                    for j in range(per):
+                        mine = evaluate(row, {}), evaluate(k, {}) + j
+                        assert (
+                            mine == (isa(lane, n * per + j, operand)[:: 1 if isa is _isa_a else -1])
+                        )
+            for i in range(mma.HELD):
+                row, col = mma.position(lane, i)
+                assert (evaluate(row, {}), evaluate(col, {})) == _isa_c(lane, i)
+
+
+def test_tf32_rounds_to_nearest_ties_away() -> None:
+    one = np.float32(1)
+    ulp = np.float32(2**-10)
+    given = np.array([1 + 2**-11, -(1 + 2**-11), 1 + 2**-12, 3.5, np.inf, np.nan], np.float32)
+    wanted = np.array([one + ulp, -(one + ulp), one, 3.5, np.inf, np.nan], np.float32)
+    np.testing.assert_array_equal(mma.rounded_tf32(given), wanted)
+
+
+# ---------------------------------------------------------------- the statement
+
+WARP = """\
+kernel warp(a: {a}[16, {k}], b: {b}[8, {k}], out c: {c}[16, 8])
+  alloc s: {c}[32, 4] in register
+  thread lane in 32:
+    unroll held in 4:
+      s[lane, held] = {zero}
+    mma lane (r, n, k in {k}): s[lane] += a[r, k]:{a} * b[n, k]:{b}
+    unroll held in 4:
+      c[(lane) // 4 + (held) // 2*8, (lane) % 4*2 + (held) % 2] = s[lane, held]:{c}
+"""
+KINDS = [
+    (F16, F16, 16), (F16, F16, 8), (F32, F32, 8), (F32, F32, 4), (I8, I8, 32), (I8, I8, 16),
+    (U8, U8, 32), (U8, I8, 32), (I8, U8, 16),
+]  # fmt: skip
+NAMES = {"f16": "f16", "f32": "tf32", "i8": "s8", "u8": "u8"}
+
+
+def _warp(a: DType, b: DType, k: int) -> str:
+    c = mma.sum_type(a, b)
+    assert c is not None
+    zero = f"0.0:{c}" if c.is_float else f"0:{c}"
+    return WARP.format(a=a, b=b, c=c, k=k, zero=zero)
+
+
+def _random(dtype: Any, *shape: int) -> Array:
+    rng = np.random.default_rng(len(shape) + sum(shape))
+    if np.dtype(dtype).kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    info = np.iinfo(dtype)
+    return rng.integers(info.min, int(info.max) + 1, shape).astype(dtype)
+
+
+@pytest.mark.parametrize(("a", "b", "k"), KINDS)
+def test_one_product(a: DType, b: DType, k: int) -> None:
+    """Text, verifier, both interpreters, code: for every type and length that tensor cores have."""
+    kernel = parse(_warp(a, b, k))
+    verify(kernel)
+    assert parse(to_text(kernel)) == kernel
+    x, y = _random(a.numpy, 16, k), _random(b.numpy, 8, k)
+    total = mma.sum_type(a, b)
+    assert total is not None
+    results = []
+    for run in (interp.run, simt.run):
+        c = np.zeros((16, 8), total.numpy)
+        run(kernel, {"a": x, "b": y, "c": c})
+        results.append(c)
+    if a is F32:
+        x, y = mma.rounded_tf32(x), mma.rounded_tf32(y)
+    wanted = x.astype(np.float64) @ y.astype(np.float64).T
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_allclose(results[0], wanted, rtol=1e-6, atol=1e-6)
+    program = _program_of(_warp(a, b, k))
+    ptx = gpu_assembly(program)
+    sums = "f32.{}.{}.f32" if total is F32 else "s32.{}.{}.s32"
+    form = sums.format(NAMES[str(a)], NAMES[str(b)])
+    assert f"mma.sync.aligned.m16n8k{k}.row.col.{form}" in ptx
+    if a is F32:
+        assert "cvt.rna.tf32.f32" in ptx
+
+
+def _program_of(text: str) -> Program:
+    """A program with the kernel of a text, for its code."""
+    model = build(_product(np.float32, 8, 8, 8), SM80)
+    kernel = replace(parse(text), name=model.kernels[0].name)
+    return replace(model, kernels=(kernel,))
+
+
+REFUSED = {
+    "a `mma` by": ("mma lane (", "mma 0 ("),
+    "innermost 32 threads": ("thread lane in 32:", "thread lane in 16:"),
+    "three new names": ("(r, n, k in 16)", "(r, r, k in 16)"),
+    "adds up 4 products": ("k in 16)", "k in 4)"),
+    "indexed by row and k": ("a[r, k]", "a[n, k]"),
+    "does not hold 4 sums": ("s: f32[32, 4]", "s: f32[32, 5]"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_is_no_product_of_a_warp_is_refused(why: str) -> None:
+    text = _warp(F16, F16, 16)
+    verify(parse(text))
+    with pytest.raises(IRError, match=why):
+        verify(parse(text.replace(*REFUSED[why])))
+
+
+def test_a_warp_that_takes_two_ways_is_refused() -> None:
+    text = _warp(F16, F16, 16)
+    lines = text.splitlines()
+    at = next(i for i, s in enumerate(lines) if s.strip().startswith("mma"))
+    lines[at : at + 1] = ["    if (index(lane):i32 < 16:i32):", "  " + lines[at]]
+    with pytest.raises(IRError, match="all of them"):
+        verify(parse("\n".join(lines) + "\n"))
+
+
+def test_a_race_with_tensor_cores_is_found() -> None:
+    """A warp reads what its own threads have just written, without waiting."""
+    race = parse("""\
+kernel warp(a: f16[16, 16], b: f16[8, 16], out c: f32[32, 4])
+  block one in 1:
+    alloc t: f16[16, 16] in shared
+    alloc s: f32[32, 4] in register
+    thread lane in 32:
+      unroll held in 4:
+        s[lane, held] = 0.0:f32
+      unroll j in 8:
+        t[(lane) // 2, (lane) % 2*8 + j] = a[(lane) // 2, (lane) % 2*8 + j]:f16
+      mma lane (r, n, k in 16): s[lane] += t[r, k]:f16 * b[n, k]:f16
+      unroll held in 4:
+        c[lane, held] = s[lane, held]:f32
+""")
+    verify(race)
+    arrays = {"a": _random(np.float16, 16, 16), "b": _random(np.float16, 8, 16)}
+    with pytest.raises(IRError, match="race"):
+        simt.run(race, {**arrays, "c": np.zeros((32, 4), np.float32)})
+
+
+# ---------------------------------------------------------------- operators
+
+
+def _single(op: str, arrays: list[Array], attrs: Attrs, variable: int = 1) -> Graph:
+    """A graph of one operator; the first `variable` arrays are inputs, the others constants."""
+    g = Graph("g", [f"x{i}" for i in range(variable)], ["y"])
+    g.types = {f"x{i}": type_of(a) for i, a in enumerate(arrays[:variable])}
+    inputs = (*g.inputs, *(g.add_constant("w", a) for a in arrays[variable:]))
+    (g.types["y"],) = operator(op).infer([g.types[i] for i in inputs], attrs)
+    g.nodes = [Node(op, op, inputs, ("y",), attrs)]
+    return g
+
+
+def _product(dtype: Any, m: int, k: int, n: int, weights: Any = None, variable: int = 1) -> Graph:
+    return _single("matmul", [_random(dtype, m, k), _random(weights or dtype, k, n)], {}, variable)
+
+
+def _conv(dtype: Any, ci: int, size: int, co: int, kernel: int, stride: int = 1) -> Graph:
+    attrs: Attrs = {**CONV, "strides": (stride, stride), "pads": (kernel // 2,) * 4}
+    if np.dtype(dtype).kind != "f":
+        attrs = {**attrs, "pad_value": -3}
+    arrays = [_random(dtype, 1, ci, size, size), _random(dtype, co, ci, kernel, kernel)]
+    return _single("conv2d", arrays, attrs)
+
+
+def _requantised() -> Graph:
+    """An int8 convolution with bias and requantisation, as integer models have it."""
+    rng = np.random.default_rng(0)
+    g = Graph("layer", ["x0"], ["y"])
+    g.types["x0"] = TensorType(I8, (1, 32, 14, 14))
+    g.add_constant("w", rng.integers(-127, 128, (40, 32, 3, 3)).astype(np.int8))
+    g.add_constant("b", rng.integers(-999, 999, 40).astype(np.int32))
+    g.add_constant("m", rng.integers(1 << 20, 1 << 22, (40, 1, 1)).astype(np.int32))
+    attrs: Attrs = {**CONV, "pad_value": -3}
+    scale: Attrs = {"shift": 0, "zero_point": -3, "low": -128, "high": 127, "to": "i8"}
+    g.nodes = [
+        Node("conv", "conv2d", ("x0", "w", "b"), ("t",), attrs),
+        Node("scale", "requantize", ("t", "m"), ("y",), scale),
+    ]
+    (g.types["t"],) = operator("conv2d").infer([g.types[i] for i in ("x0", "w", "b")], attrs)
+    g.types["y"] = TensorType(I8, g.types["t"].shape)
+    return g
+
+
+#: name: (graph, target, error in units of the largest magnitude)
+OPERATORS: dict[str, tuple[Graph, Target, float]] = {
+    "matmul-f16": (_product(np.float16, 64, 96, 128), SM80, 1e-3),
+    "matmul-f16-ragged": (_product(np.float16, 65, 72, 50), SM80, 1e-3),
+    "matmul-f16-two-inputs": (_product(np.float16, 33, 40, 24, variable=2), SM80, 1e-3),
+    "matmul-i8": (_product(np.int8, 32, 96, 64), SM80, 0),
+    "matmul-u8-i8": (_product(np.uint8, 32, 64, 64, np.int8), SM80, 0),
+    "matmul-i8-u8": (_product(np.int8, 17, 48, 19, np.uint8), SM80, 0),
+    "matmul-tf32": (_product(np.float32, 48, 40, 56), TF32, 2e-3),
+    "conv-f16": (_conv(np.float16, 32, 14, 40, 3), SM80, 1e-3),
+    "conv-f16-1x1": (_conv(np.float16, 24, 10, 16, 1), SM80, 1e-3),
+    "conv-f16-stride": (_conv(np.float16, 16, 13, 24, 3, 2), SM80, 1e-3),
+    "conv-i8": (_conv(np.int8, 32, 9, 24, 3), SM80, 0),
+    "conv-i8-requantised": (_requantised(), SM80, 0),
+    "conv-tf32": (_conv(np.float32, 16, 9, 24, 3), TF32, 2e-3),
+}
+
+
+def _references(g: Graph, inputs: list[Array]) -> Array:
+    """The graph's output by the operators' own NumPy semantics."""
+    known: dict[str, Array] = {**dict(zip(g.inputs, inputs, strict=True)), **g.constants}
+    for node in g.nodes:
+        made = operator(node.op).reference([known[i] for i in node.inputs], node.attrs)
+        known.update(zip(node.outputs, made, strict=True))
+    return known[g.outputs[0]]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators(name: str) -> None:
+    """In the interpreter of threads: the reference's results, races refused; tensor cores in the code."""
+    graph, target, error = OPERATORS[name]
+    program = build(graph, target, name="m")
+    inputs = [_random(t.type.dtype.numpy, *t.type.shape) for t in program.inputs]
+    there = Emulator(program)
+    there.set_inputs(inputs)
+    (got,) = there.run()
+    wanted = _references(graph, inputs).astype(np.float64)
+    worst = float(np.abs(got.astype(np.float64) - wanted).max())
+    assert worst <= error * float(np.abs(wanted).max())
+    assert any(isinstance(s, Mma) for k in program.kernels for s in walk(k.body))
+    assert "mma.sync.aligned" in gpu_assembly(program)
+
+
+@pytest.mark.skipif(find_ptxas() is None, reason="no ptxas: pip install 'tilewright[cuda]'")
+@pytest.mark.parametrize("sm", ["cuda-sm80", "cuda-sm87", "cuda-sm90"])
+@pytest.mark.parametrize("name", ["matmul-f16", "conv-f16-stride", "conv-i8-requantised"])
+def test_assembles(name: str, sm: str) -> None:
+    """No spills, no local memory: fragments and sums stay in registers."""
+    for r in generate_gpu(build(OPERATORS[name][0], sm, name="m")).reports:
+        assert (r.spill_bytes, r.stack_bytes) == (0, 0), r
+
+
+@pytest.mark.skipif(find_ptxas() is None, reason="no ptxas: pip install 'tilewright[cuda]'")
+def test_tf32_assembles() -> None:
+    for r in generate_gpu(build(OPERATORS["conv-tf32"][0], TF32, name="m")).reports:
+        assert (r.spill_bytes, r.stack_bytes) == (0, 0), r
+
+
+@pytest.mark.parametrize("target", ["cuda-sm80", "cuda-sm90"])
+def test_f32_is_not_rounded_unasked(target: str) -> None:
+    program = build(_product(np.float32, 64, 64, 64), target, name="m")
+    assert not any(isinstance(s, Mma) for k in program.kernels for s in walk(k.body))
+
+
+def test_registers_are_filled_by_whole_words() -> None:
+    """Packed weights and rows of the sum lie side by side: no register is put together from pieces."""
+    for name in ("matmul-f16", "conv-f16", "conv-i8"):
+        graph, target, _ = OPERATORS[name]
+        ptx = gpu_assembly(build(graph, target, name="m"))
+        inside = ptx[ptx.rindex(".visible .entry") :]
+        assert "ld.shared.b16" not in inside and "ld.shared.b8" not in inside
+        assert "ld.shared.u8" not in inside and "prmt" not in inside.split("mma.sync")[1]
+
+
+def test_lanes_by_hand() -> None:
+    """Lane 5 of 32 holds rows 1 and 9, columns 2 and 3."""
+    found = [mma.position(ix(5), Ix(i)) for i in range(mma.HELD)]
+    assert [(evaluate(r, {}), evaluate(c, {})) for r, c in found] == [
+        (1, 2),
+        (1, 3),
+        (9, 2),
+        (9, 3),
+    ]
