@@ -7,8 +7,9 @@ what `smmlar` does in one instruction on Armv7E-M. The factor may differ per cha
 
 With a third operand `places` that product is then divided by 2^(places + 1), half away from zero: the two
 roundings of TensorFlow Lite. Where places is -1 nothing is divided, and below that x is first multiplied by
-2^(-1 - places); the attribute `least` says how far down it goes (0 if it is missing). `wide` says that
-x << shift may need more than 32 bits.
+2^(-1 - places); the attribute `least` says how far down it goes (0 if it is missing). With the attribute
+`single` there is one rounding, half up: y = ((h >> places) + 1) >> 1 for h = (x << shift) * multiplier >> 32.
+`wide` says that x << shift may need more than 32 bits.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tilewright.loop.builder import (
     maximum,
     minimum,
 )
-from tilewright.loop.fixed_point import divided, high_product, raised
+from tilewright.loop.fixed_point import divided, half_up, high_product, raised
 from tilewright.loop.ir import Expr
 from tilewright.registry import Operator, Sample
 
@@ -52,6 +53,8 @@ def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]
         raise ModelError(
             f"`requantize` of {x} by {multiplier} to {to}: i32 to i8, u8, i16 is wanted"
         )
+    if attrs.get("single", False) and (places is None or _least(attrs) < 0):
+        raise ModelError("`requantize`: a single rounding needs places of at least 0")
     if places is not None and places != multiplier:
         raise ModelError(
             f"`requantize`: the places {places} are not like the multiplier {multiplier}"
@@ -73,8 +76,11 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     places = inputs[2].astype(np.int64) if len(inputs) > 2 else None
     if places is not None:
         x = x << np.maximum(-1 - places, 0)
-    scaled = ((x << integer(attrs, "shift")) * multiplier + (1 << 31)) >> 32
-    if places is not None:
+    half = 0 if attrs.get("single", False) else 1 << 31
+    scaled = ((x << integer(attrs, "shift")) * multiplier + half) >> 32
+    if places is not None and not half:
+        scaled = ((scaled >> places) + 1) >> 1
+    elif places is not None:
         scaled = divided_by(scaled, np.maximum(places + 1, 0))
     y = np.clip(scaled + integer(attrs, "zero_point"), attrs["low"], attrs["high"])
     return [y.astype(_to(attrs).numpy)]
@@ -93,9 +99,13 @@ def _compute(
     places = reader.broadcast(index) if reader is not None else None
     if places is not None and _least(attrs) < -1:
         value = raised(value, places)
-    value = high_product(value, multiplier, integer(attrs, "shift"), bool(attrs.get("wide", False)))
-    if places is not None:
-        value = divided(k, value, places, _least(attrs))
+    shift, wide = integer(attrs, "shift"), bool(attrs.get("wide", False))
+    if attrs.get("single", False) and places is not None:
+        value = half_up(high_product(value, multiplier, shift, wide, rounded=False), places)
+    else:
+        value = high_product(value, multiplier, shift, wide)
+        if places is not None:
+            value = divided(k, value, places, _least(attrs))
     if integer(attrs, "zero_point"):
         value = add(value, const(integer(attrs, "zero_point"), I32))
     low, high = const(integer(attrs, "low"), I32), const(integer(attrs, "high"), I32)
@@ -120,6 +130,10 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
     x[0, 0, :6] = [0, 1, -1, 96, -96, 32]  # ties, both ways
     m = rng.integers(1 << 30, 1 << 31, (6, 1)).astype(np.int32)
     m[0] = 1 << 30
+    once: dict[str, AttrValue] = {**attrs, "single": True}
+    right = np.array([5, 6, 7, 8, 0, 13], np.int32).reshape(6, 1)
+    for shift in (0, 1, 2):
+        yield Sample((x, m, right), {**once, "shift": shift, "wide": shift > 1})
     for least, places in (
         (0, [5, 6, 7, 8, 0, 13]),
         (-1, [-1, 5, 0, 12, 9, 3]),
@@ -140,7 +154,7 @@ OPERATORS = [
         infer=_infer,
         reference=_reference,
         attrs={"shift": int, "zero_point": int, "low": int, "high": int, "to": str},
-        optional_attrs={"least": int, "wide": bool},
+        optional_attrs={"least": int, "wide": bool, "single": bool},
         compute=_compute,
         samples=_samples,
         doc="i32 sums to bytes by a fixed-point factor",

@@ -12,8 +12,10 @@ from tilewright.loop.builder import KernelBuilder, add, binary, cast, const, sel
 from tilewright.loop.ir import Expr
 
 
-def high_product(x: Expr, multiplier: Expr, shift: int, wide: bool = False) -> Expr:
-    """(x * 2^shift * multiplier + 2^31) / 2^32, rounded down.
+def high_product(
+    x: Expr, multiplier: Expr, shift: int, wide: bool = False, rounded: bool = True
+) -> Expr:
+    """(x * 2^shift * multiplier + 2^31) / 2^32, rounded down; without the 2^31 if not `rounded`.
 
     `wide` where x * 2^shift does not fit into 32 bits.
     """
@@ -21,7 +23,14 @@ def high_product(x: Expr, multiplier: Expr, shift: int, wide: bool = False) -> E
     if shift:
         value = binary("shl", value, const(shift, value.dtype))
     product = binary("mul", cast(value, I64), cast(multiplier, I64))
-    return cast(binary("shr", add(product, const(1 << 31, I64)), const(32, I64)), I32)
+    if rounded:
+        product = add(product, const(1 << 31, I64))
+    return cast(binary("shr", product, const(32, I64)), I32)
+
+
+def half_up(x: Expr, places: Expr) -> Expr:
+    """x / 2^(places + 1) for places >= 0, half up."""
+    return binary("shr", add(binary("shr", x, places), const(1, I32)), const(1, I32))
 
 
 def halved(k: KernelBuilder, x: Expr, places: Expr) -> Expr:

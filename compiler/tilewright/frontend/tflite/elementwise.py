@@ -148,25 +148,15 @@ def dequantized(node: TfliteNode, x: str, i: int) -> str:
 
 
 def quantized(node: TfliteNode, x: str, i: int = 0) -> str:
-    """Floats as the integers of output `i`."""
+    """Floats as the integers of output `i`, ties away from zero."""
     target = node.result(i)
     q = node.quantization(target)
     if target.dtype is None or not q.per_tensor:
         raise node.fail(
             "a result with a scale per channel is not supported: convert the model again"
         )
-    scale = node.constant(q.scale.reshape(()), "scale")
-    return node.add("quantize", x, scale, node.constant(q.zero.reshape(()), "zero", target.dtype))
-
-
-def _dequantize(node: TfliteNode) -> str:
-    return dequantized(node, node.value(0), 0)
-
-
-def _quantize(node: TfliteNode) -> str:
-    if not node.type(0).dtype.is_float:
-        raise node.fail(f"quantisation of {node.type(0)} is not supported: convert the model again")
-    return quantized(node, node.value(0))
+    zero = node.constant(q.zero.reshape(()), "zero", target.dtype)
+    return node.add("quantize", x, node.constant(q.scale.reshape(()), "scale"), zero, away=True)
 
 
 def _bucketize(node: TfliteNode) -> str:
@@ -247,8 +237,8 @@ FLOAT: Importers = {
     "SELECT": one(_select),
     "SELECT_V2": one(_select),
     "CAST": one(_cast),
-    "DEQUANTIZE": one(_dequantize),
-    "QUANTIZE": one(_quantize),
+    "DEQUANTIZE": one(lambda n: dequantized(n, n.value(0), 0)),
+    "QUANTIZE": one(lambda n: quantized(n, n.value(0))),
     "BUCKETIZE": one(_bucketize),
     "ONE_HOT": one(_one_hot),
 }  # fmt: skip

@@ -18,7 +18,7 @@ from tilewright.frontend.node import Builder
 from tilewright.frontend.problems import MALFORMED, Problem
 from tilewright.frontend.tflite.model import Op, Subgraph, Tensor, TfliteModel
 from tilewright.frontend.tflite.node import TO_NHWC, TfliteNode
-from tilewright.frontend.tflite.operators import BYTES, FLOAT, REFUSED
+from tilewright.frontend.tflite.operators import BYTES, FLOAT, REFUSED, importer
 from tilewright.graph.ir import Graph, Node, TensorType
 
 
@@ -191,8 +191,7 @@ class Importer:
                 )
             inputs.append(value)
         view = TfliteNode(self.builder, scope.subgraph, op, name, inputs)
-        known = BYTES.get(op.code) or FLOAT[op.code]
-        return known(view)
+        return importer(view)(view)
 
     def named(self, ours: str, name: str, fresh: set[str]) -> str:
         """Give a value that this operator just made the name of its tensor, if that is free."""

@@ -9,7 +9,7 @@ tensors (`TfliteNode.scale`), as in the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,10 @@ class TfliteNode:
     name: str
     inputs: Sequence[str]
     """Value names in our graph; the empty string for an absent optional input."""
-    op_type: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.op_type = self.op.shown
+    @property
+    def op_type(self) -> str:
+        return self.op.shown
 
     # ---- what the file says
 
@@ -55,6 +55,11 @@ class TfliteNode:
         if at < 0:
             raise self.fail(f"input {i} is missing: repair the model")
         return self.subgraph.tensors[at]
+
+    def tensors(self) -> list[Tensor]:
+        """All inputs and outputs as the file describes them."""
+        every = (*self.op.inputs, *self.op.outputs)
+        return [self.subgraph.tensors[i] for i in every if i >= 0]
 
     def result(self, i: int = 0) -> Tensor:
         """Output `i` as the file describes it."""

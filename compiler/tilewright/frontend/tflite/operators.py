@@ -1,15 +1,27 @@
 """Which importer takes which builtin operator, and why some are refused.
 
 Invariant: `BYTES` compute nothing and take quantised tensors as they are; `FLOAT` take floats and plain
-integers. Builtins of neither kind are refused by name, with the reason where there is more to say.
+integers; `INTEGER` take quantised tensors. What has no integer form goes through floats: dequantize, the
+float form, quantize. Builtins of no kind are refused by name, with the reason where there is more to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from tilewright.frontend.tflite import convolution, elementwise, movement, picking, reduction
-from tilewright.frontend.tflite.node import Importers
+from tilewright.core.dtypes import I8, I16, I32, U8
+from tilewright.frontend.tflite import (
+    convolution,
+    elementwise,
+    integers,
+    movement,
+    picking,
+    reduction,
+)
+from tilewright.frontend.tflite.elementwise import dequantized, quantized
+from tilewright.frontend.tflite.model import Tensor
+from tilewright.frontend.tflite.node import Importer, Importers, TfliteNode
 
 BYTES: Importers = {**movement.BYTES, **picking.BYTES}
 
@@ -19,6 +31,56 @@ FLOAT: Importers = {
     **movement.FLOAT,
     **reduction.FLOAT,
 }
+
+INTEGER: Importers = integers.INTEGER
+
+#: What of `INTEGER` takes 16-bit tensors as well.
+_WIDE = frozenset(
+    {"ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "CONCATENATION", "RELU", "RELU6", "QUANTIZE", "MAX_POOL_2D",
+     "MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "ARG_MAX", "ARG_MIN",
+     "RESIZE_NEAREST_NEIGHBOR", "CAST"}
+)  # fmt: skip
+
+
+def importer(node: TfliteNode) -> Importer:
+    """What imports the operator for operands of these types."""
+    code = node.op.code
+    if code in BYTES:
+        return BYTES[code]
+    if code == "DEQUANTIZE" or not any(_integers(t) for t in node.tensors()):
+        return FLOAT[code]
+    main = node.tensor(2 if code == "TRANSPOSE_CONV" else 0)
+    small = main.dtype in (I8, U8) or (main.dtype is I16 and code in _WIDE)
+    if code in INTEGER and (_integers(main) or code == "QUANTIZE") and (small or main.dtype is I32):
+        return INTEGER[code]
+    return _through_floats
+
+
+def _integers(t: Tensor) -> bool:
+    """Whether a tensor stands for reals."""
+    return t.dtype in (I8, U8, I16) and (t.quantization is not None or bool(t.unreadable))
+
+
+def _through_floats(node: TfliteNode) -> Sequence[str]:
+    """Dequantize, the float form, quantize."""
+    if node.op.code not in FLOAT:
+        raise node.fail("it has no float form: convert the model again")
+    values = list(node.inputs)
+    for i in range(len(values)):
+        if node.has(i) and (_integers(node.tensor(i)) or _is_bias(node, i)):
+            values[i] = dequantized(node, values[i], i)
+    results = FLOAT[node.op.code](replace(node, inputs=values))
+    return [
+        quantized(node, y, k) if _integers(node.result(k)) and node.type_of(y).dtype.is_float else y
+        for k, y in enumerate(results)
+    ]
+
+
+def _is_bias(node: TfliteNode, i: int) -> bool:
+    """A bias is of 32 or 64 bits, and has a scale."""
+    t = node.tensor(i)
+    return t.dtype is not None and t.dtype.kind == "int" and t.quantization is not None and i >= 2
+
 
 _STRINGS = "strings and hash tables are not supported: compute this step outside the model"
 _RANDOM = "random numbers are not supported: make them an input of the model"

@@ -176,8 +176,14 @@ class _Reader:
         return TfliteModel(version, subgraphs, inputs, outputs)
 
     def operator_code(self, c: Any) -> tuple[str, str, int]:
-        """(builtin name, custom name, version); codes above 126 have a field of their own."""
-        code = max(int(c.BuiltinCode()), int(c.DeprecatedBuiltinCode()))
+        """(builtin name, custom name, version).
+
+        A code is in one of two fields, the old one of a byte or the new one; the package's own reader
+        knows the new one only for codes that the old one cannot hold.
+        """
+        at = int(c._tab.Offset(10))
+        new = struct.unpack_from("<i", self.data, at + c._tab.Pos)[0] if at else 0
+        code = max(new, int(c.DeprecatedBuiltinCode()))
         name = _operators().get(code, f"BUILTIN_{code}")
         return name, self.text(c.CustomCode()), int(c.Version())
 
