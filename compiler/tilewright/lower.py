@@ -2,8 +2,9 @@
 
 In: a `Group`, the `Placement` of all values, the constants. Out: an unscheduled `Kernel` and where each
 of its parameters lives.
-Invariant: operator files speak logical indices; here they become indices of strided windows. Nothing
-is scheduled here.
+Invariant: operator files speak logical indices; here they become indices of strided windows. Types that
+only store values are decoded where elements are read, and every value of such a type is rounded to it, in
+a kernel or between two: operators see the types of their arithmetic alone. Nothing is scheduled here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from tilewright.core.dtypes import DType
+import numpy as np
+
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.fuse import Group
@@ -32,6 +34,7 @@ from tilewright.loop.ir import (
     dense,
 )
 from tilewright.loop.rewrite import simplify_kernel
+from tilewright.loop.storage import decode, encode, rounded
 from tilewright.registry import Operator, operator
 
 
@@ -65,8 +68,9 @@ def lower_fill(place: Placement, value: str) -> Lowered | None:
     t = place.graph.types[value]
     shape = [t.shape[d] + sum(layout.halo[d]) for d in layout.order]
     k = KernelBuilder()
-    buffer = dense("y", t.dtype, tuple(shape))
-    fill = Const(layout.fill, t.dtype)
+    buffer = dense("y", t.dtype.storage, tuple(shape))
+    stored = np.asarray(layout.fill).astype(t.dtype.numpy).view(t.dtype.storage.numpy)
+    fill = Const(stored.item(), t.dtype.storage)
     inner = [(0, n) for n in shape]
     for axis, d in enumerate(layout.order):  # one slab per border, later axes inside earlier ones
         lo, hi = layout.halo[d]
@@ -104,7 +108,7 @@ class _Lowerer:
     def run(self) -> Lowered:
         node = self.group.anchor
         op = operator(node.op)
-        out_type = self.g.types[node.outputs[0]]
+        out_type = self.worked(node.outputs[0])
         readers = [self.reader(i) if i else None for i in node.inputs]
         self.k = KernelBuilder(readers, out_type.shape, out_type.dtype, self.deliver)
         if op.lower is not None:
@@ -138,18 +142,24 @@ class _Lowerer:
 
     # ---- inputs
 
-    def reader(self, name: str) -> Reader:
+    def worked(self, name: str) -> TensorType:
+        """The type of a value as operators see it."""
         t = self.g.types[name]
+        return TensorType(t.dtype.work, t.shape)
+
+    def reader(self, name: str) -> Reader:
+        t = self.worked(name)
         constant = self.g.constants.get(name)
         if constant is not None and constant.size == 1:
-            literal = Const(constant.reshape(-1)[0].item(), t.dtype)
+            literal = Const(constant.reshape(-1).astype(t.dtype.numpy)[0].item(), t.dtype)
             return Reader(t.shape, t.dtype, lambda _: literal)
-        return Reader(t.shape, t.dtype, lambda index: self.load(name, t.dtype, index))
+        return Reader(t.shape, t.dtype, lambda index: self.load(name, index))
 
-    def load(self, name: str, dtype: DType, index: tuple[Ix, ...]) -> Expr:
+    def load(self, name: str, index: tuple[Ix, ...]) -> Expr:
         buffer, order, shift = self.window(name, "const" if name in self.g.constants else "in")
         at = tuple(index[d] + shift[d] for d in order)
-        return Load(buffer.name, self.k.simplify(at), dtype)
+        bits = Load(buffer.name, self.k.simplify(at), buffer.dtype)
+        return decode(bits, self.g.types[name].dtype)
 
     def window(self, name: str, role: Role) -> tuple[Buffer, list[int], tuple[int, ...]]:
         """The parameter for a value: its buffer, the order of its dims, the shift by its border."""
@@ -158,7 +168,7 @@ class _Lowerer:
             order = list(range(t.rank))
             shift = (0,) * t.rank
             if name not in self.known:
-                self.known[name] = dense(f"w{len(self.params)}", t.dtype, t.shape, "const")
+                self.known[name] = dense(f"w{len(self.params)}", t.dtype.storage, t.shape, "const")
                 self.add(self.known[name], Argument(name, 0, role))
             return self.known[name], order, shift
         s = self.place.storage[name]
@@ -177,7 +187,9 @@ class _Lowerer:
             )
             offset = s.offset - sum(lo * st for (lo, _), st in zip(halo, s.strides, strict=True))
             prefix = "x" if role == "in" else "y"
-            buffer = Buffer(f"{prefix}{len(self.params)}", t.dtype, shape, strides, "global")
+            buffer = Buffer(
+                f"{prefix}{len(self.params)}", t.dtype.storage, shape, strides, "global"
+            )
             self.known[name] = buffer
             self.add(buffer, Argument(name, offset, role))
         return self.known[name], order, shift
@@ -202,13 +214,15 @@ class _Lowerer:
                 op = operator(node.op)
                 assert op.compute is not None
                 readers = [self.follower_input(i, values) if i else None for i in node.inputs]
-                t = self.g.types[name]
-                last = op.compute(readers, index, node.attrs, t, self.k)
-            if uses.get(name, 0) > 0 and not isinstance(last, Const | Ref | Load):
-                last = self.k.let("v", last)
+                last = op.compute(readers, index, node.attrs, self.worked(name), self.k)
+            if uses.get(name, 0) > 0:
+                last = rounded(last, self.g.types[name].dtype)
+                if not isinstance(last, Const | Ref | Load):
+                    last = self.k.let("v", last)
             values[name] = last
         buffer, order, shift = self.window(self.group.output, "out")
         at = tuple(index[d] + shift[d] for d in order)
+        last = encode(last, self.g.types[self.group.output].dtype)
         self.k.stmt(Store(buffer.name, self.k.simplify(at), last))
 
     def follower_input(self, name: str, values: dict[str, Expr]) -> Reader:

@@ -96,7 +96,7 @@ def spec_of(program: Program, stack_bytes: int = 0) -> Spec:
     def tensors(items: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
         return tuple(
             TensorSpec(
-                t.name, t.type.shape, t.type.dtype.numpy.name,
+                t.name, t.type.shape, t.type.dtype.storage.numpy.name,
                 tuple(_open_dim(d, program.sizes) for d in t.dims),
             )
             for t in items

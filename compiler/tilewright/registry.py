@@ -11,16 +11,17 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from typing import Any, Protocol
 
 import numpy as np
 
+from tilewright.core.dtypes import dtype
 from tilewright.core.index import Ix
 from tilewright.errors import TilewrightError
-from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType
+from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType, type_of
 from tilewright.graph.quantized import IntegerForm
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr, Kernel
@@ -134,7 +135,8 @@ class Operator:
     attrs      attribute -> its type; `optional_attrs` may be missing
     infer      (input types, attrs) -> output types; raises ModelError on bad shapes or dtypes
     reference  (input arrays, attrs) -> output arrays: NumPy semantics; floats accumulate in float64,
-               results are cast to the output dtype
+               results are cast to the output dtype. Types that only store values (bf16, ...) need no
+               care: operands arrive in the type of their arithmetic, results are rounded afterwards
     compute    injective operators: the element of output 0 at an index, as an expression of inputs
     lower      other operators: plain loops through a `KernelBuilder`, no tiling and no vectors
     schedule   (unscheduled kernel, target) -> the default trace for that target
@@ -201,8 +203,23 @@ def operators() -> Mapping[str, Operator]:
                 raise TilewrightError(
                     f"operator `{operator.name}` has the unknown trait {operator.trait}"
                 )
-            found[operator.name] = operator
+            found[operator.name] = replace(operator, reference=_on_stored(operator))
     return found
+
+
+def _on_stored(op: Operator) -> Callable[[Sequence[Any], Attrs], list[Array]]:
+    """The reference of `op` over types that only store values, too."""
+
+    def reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
+        arrays = [None if a is None else np.asarray(a) for a in inputs]
+        if all(a is None or a.dtype.isbuiltin == 1 for a in arrays):
+            return op.reference(inputs, attrs)
+        types = op.infer([None if a is None else type_of(a) for a in arrays], attrs)
+        wide = [None if a is None else a.astype(dtype(a.dtype).work.numpy) for a in arrays]
+        found = op.reference(wide, attrs)
+        return [np.asarray(y).astype(t.dtype.numpy) for y, t in zip(found, types, strict=True)]
+
+    return reference
 
 
 #: (graph, node) -> the nodes that compute the same in another way (constants and types are added to the

@@ -84,7 +84,7 @@ BROKEN: dict[str, tuple[str, Callable[[ModelProto], object]]] = {
     "input of strings": ("STRING", lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 8)),
     "input of an unknown type": ("9999", lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 9999)),
     "sequence input": ("is a sequence_type", lambda m: m.graph.input[0].type.sequence_type.SetInParent()),
-    "tensor of bfloat16": ("BFLOAT16", lambda m: tensor(m, data_type=TensorProto.BFLOAT16)),
+    "tensor of complex64": ("COMPLEX64", lambda m: tensor(m, data_type=TensorProto.COMPLEX64)),
     "tensor of an unknown type": ("999", lambda m: tensor(m, data_type=999)),
     "tensor too short": ("bytes of data", lambda m: tensor(m, raw_data=b"123")),
     "tensor without data": ("initializer `w`", lambda m: m.graph.initializer[0].ClearField("raw_data")),

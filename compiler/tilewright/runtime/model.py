@@ -395,6 +395,8 @@ def _address(
 def _usable(value: Any, dtype: np.dtype[Any], tensor: TensorSpec) -> Array:
     """`value` as an array that native code can read; `ValueError` if it is not what `tensor` says."""
     array = np.asarray(value)
+    if array.dtype.isbuiltin == 2 and array.dtype.itemsize == dtype.itemsize:
+        array = array.view(dtype)  # a type of `ml_dtypes`: models take its bits
     if array.dtype != dtype or array.shape != tensor.shape:
         raise ValueError(f"input {tensor}: got {_kind(array)}")
     return np.require(array, requirements=("C", "A"))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from tilewright.core.index import Ix, coefficient, variables
 from tilewright.errors import ScheduleError
-from tilewright.loop.ir import Alloc, Buffer, Cast, Fma, For, Kernel, Load
-from tilewright.loop.rewrite import accesses, expressions, loops, walk
+from tilewright.loop.ir import Alloc, Buffer, Fma, For, Kernel
+from tilewright.loop.rewrite import accesses, expressions, loads, loops, walk
 from tilewright.schedule.trace import Step, Trace, apply, step
 
 #: Below this many operations a second thread does not pay: waking it costs as much as the work.
@@ -123,10 +123,10 @@ def weights_of(kernel: Kernel, cols: str, sums: Sequence[str]) -> tuple[str, int
     """
     constants = {p.buffer.name: p.buffer for p in kernel.params if p.role == "const"}
     for e in expressions(kernel.body):
-        factor = e.b if isinstance(e, Fma) else None
-        load = factor.a if isinstance(factor, Cast) else factor  # integers are widened first
-        if not isinstance(load, Load) or load.buffer not in constants:
+        factor = list(loads(e.b)) if isinstance(e, Fma) else []  # maybe widened or decoded first
+        if len(factor) != 1 or factor[0].buffer not in constants:
             continue
+        load = factor[0]
         along = [d for d, i in enumerate(load.index) if cols in variables(i)]
         if len(along) != 1:
             return None
