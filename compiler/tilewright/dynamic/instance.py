@@ -23,6 +23,10 @@ from tilewright.graph.verify import verify
 TOLERANCE = 1e-5
 
 
+class NoForm(ModelError):
+    """A number that is no form of the sizes."""
+
+
 def differs(bound: Graph, other: Graph) -> tuple[str, str] | None:
     """(what, how) of the first difference that no form of the sizes can express; None if there is none."""
     for a, b in zip(bound.nodes, other.nodes, strict=False):
@@ -51,20 +55,24 @@ def instance(graphs: Sequence[Graph], points: Sequence[Point], at: Point) -> Gra
     def number(values: Sequence[int], what: str) -> int:
         form = fit(points, values)
         if form is None:
-            raise ModelError(f"{what} depends on the sizes in no known way")
+            raise NoForm(f"{what} is no linear form of the sizes")
         return evaluate(form, at)
 
     out = bound.clone()
+    makers = bound.producers()
     for name, t in bound.types.items():
+        what = f"a dim of `{name}`"
+        if name in makers:
+            what = f"a dim of what node `{makers[name].name}` ({makers[name].op}) computes"
         rows = zip(*(g.types[name].shape for g in graphs), strict=True)
-        out.types[name] = TensorType(t.dtype, tuple(number(r, f"a dim of `{name}`") for r in rows))
+        out.types[name] = TensorType(t.dtype, tuple(number(r, what) for r in rows))
     for name, array in bound.constants.items():
         out.constants[name] = _corner(array, out.types[name].shape)
         values = [g.constants[name] for g in graphs]
         if array.size == 1 and any(not _equal(v, array) for v in values):
             whole = [int(v.reshape(-1)[0]) for v in values]
             if any(w != v.reshape(-1)[0] for w, v in zip(whole, values, strict=True)):
-                raise ModelError(f"constant `{name}` depends on the sizes in no known way")
+                raise NoForm(f"constant `{name}` is no linear form of the sizes")
             out.constants[name] = np.full_like(array, number(whole, f"constant `{name}`"))
     out.nodes = [
         n.with_(attrs=_attributes(n, [g.nodes[i] for g in graphs], number))
@@ -88,7 +96,7 @@ def _attributes(bound: Node, nodes: Sequence[Node], number: Any) -> dict[str, At
         ):
             out[key] = tuple(number(r, what) for r in zip(*values, strict=True))
         else:
-            raise ModelError(f"{what} depends on the sizes in no known way")
+            raise NoForm(f"{what} is no linear form of the sizes")
     return out
 
 

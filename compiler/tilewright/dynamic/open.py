@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from tilewright.core.index import Ix
 from tilewright.core.sizes import Point, fit, points_to_check, points_to_fit, values_at
-from tilewright.dynamic.instance import differs, instance, numbers_differ, results_differ
+from tilewright.dynamic.instance import NoForm, differs, instance, numbers_differ, results_differ
 from tilewright.dynamic.request import Request
 from tilewright.errors import ModelError, TilewrightError
 from tilewright.graph.fuse import Group, fuse
@@ -153,6 +153,10 @@ class Open:
                 found = None
             else:
                 found = far, "it computes something else"
+        except NoForm as err:
+            raise ModelError(
+                f"the model cannot be compiled for {self._shown()}: {err}; compile it for fixed shapes"
+            ) from None
         except TilewrightError as err:
             raise self._refusal("the model", f"it is another ({err})", point) from None
         if found is not None:
@@ -199,8 +203,13 @@ def _moved(bound: Placement, other: Placement) -> set[str]:
         source, here = bound.storage[node.inputs[0]], bound.storage[node.outputs[0]]
         t = g.types[node.outputs[0]]
         view = op.view(g.types[node.inputs[0]], source.strides, mine.attrs, t)
-        if view is None or source.offset + view.offset != here.offset or any(
-            n > 1 and a != b for n, a, b in zip(t.shape, view.strides, here.strides, strict=True)
+        if (
+            view is None
+            or source.offset + view.offset != here.offset
+            or any(
+                n > 1 and a != b
+                for n, a, b in zip(t.shape, view.strides, here.strides, strict=True)
+            )
         ):
             found.add(node.name)
     return found

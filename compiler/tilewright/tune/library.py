@@ -17,11 +17,12 @@ from pathlib import Path
 from tilewright.errors import ScheduleError
 from tilewright.graph.ir import Graph, Node
 from tilewright.loop.ir import Kernel
+from tilewright.loop.rewrite import loops
 from tilewright.registry import Operator
 from tilewright.schedule.space import Space
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import gpu, injective, injective_space
-from tilewright.schedule.trace import Trace
+from tilewright.schedule.trace import Trace, step
 from tilewright.tune.admit import admit, finish
 from tilewright.tune.identity import (
     distance,
@@ -97,10 +98,18 @@ def reapplied(
 ) -> Decision:
     """The schedule that was found for a kernel at the bound of its sizes, on the kernel for all sizes.
 
-    Where it cannot be applied, the default; where that cannot either, loops as they are."""
+    Where it cannot be applied, the default; where that cannot either, vectors along the innermost loop, or
+    loops as they are."""
+    inner = list(loops(kernel.body))[-1:]
+    vectors = tuple(
+        s
+        for v in inner
+        for s in (step("split", v, target.lanes(4), f"{v}o", f"{v}l"), step("vectorize", f"{v}l"))
+    )
     for trace, reason in (
         (found.trace, found.reason),
         (default_trace(op, bound, target), DEFAULT_RULE),
+        (vectors, "vectors along the innermost loop"),
     ):
         try:
             return Decision(trace, admit(kernel, trace), f"{reason}, for the largest sizes")
