@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
+from open_models import CASES, attention, model, rows
 
 import tilewright
-from open_models import CASES, attention, model, rows
-from onnx import helper
 from tilewright.errors import ModelError
 from tilewright.frontend.onnx import load_onnx
 from tilewright.graph.interp import run
