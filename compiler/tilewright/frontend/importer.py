@@ -16,6 +16,7 @@ import onnx.defs
 
 from tilewright.errors import ModelError, TilewrightError, UnsupportedError
 from tilewright.frontend import limits, nested
+from tilewright.frontend.functions import body_of
 from tilewright.frontend.inputs import Shapes, input_types
 from tilewright.frontend.node import Builder, ForeignNode, Scope
 from tilewright.frontend.order import in_order, node_name, subgraphs
@@ -54,6 +55,7 @@ class Importer:
         """Nodes (name, operator) whose inputs are unknown because of a problem before them."""
         self.count = 0
         self.functions = functions_of(model)
+        self.versions = {str(o.domain): int(o.version) for o in model.opset_import if o.domain}
         self.fixed: Mapping[str, Array] = {}
         """Inputs that are constants of this import, by name."""
         self.undecided: set[str] = set()
@@ -160,7 +162,7 @@ class Importer:
             reason = f"its attributes or inputs are malformed ({type(err).__name__}: {err})"
             self.problem(n, name, reason, "repair the model", broken=True)
         else:
-            wanted = max((i + 1 for i, o in enumerate(n.output) if o), default=0)
+            wanted = _wanted(n)
             if len(results) >= wanted:
                 return results
             if len(self.problems) == before:
@@ -178,10 +180,35 @@ class Importer:
             return nested.branch(self, view)
         problem = self.unknown(n, name)
         if problem is not None:
-            self.problems.append(problem)
-            return ()
+            found = self.expanded(n, name, scope)
+            if not found:
+                self.problems.append(problem)
+            return found
         known = STRUCTURAL.get(n.op_type) or QOPERATORS.get(n.op_type)
-        return (known or onnx_importers()[n.op_type])(view)
+        try:
+            results = (known or onnx_importers()[n.op_type])(view)
+        except UnsupportedError:
+            self.undecided |= self.builder.origins(self.builder.asked)
+            found = self.expanded(n, name, scope)
+            if not found:
+                raise
+            return found
+        if len(results) < _wanted(n):
+            return self.expanded(n, name, scope) or results
+        return results
+
+    def expanded(self, n: onnx.NodeProto, name: str, scope: Scope) -> Sequence[str]:
+        """The node by the function that ONNX defines it by; nothing if there is none that can be imported."""
+        types = [self.builder.graph.types[scope.names[v]] if v else None for v in n.input]
+        body = body_of(n, self.versions.get(n.domain, scope.opset), types)
+        if body is None:
+            return ()
+        before = len(self.problems)
+        results = nested.call(self, body, n, name, scope)
+        if len(self.problems) > before or len(results) < _wanted(n):
+            del self.problems[before:]  # those of the node itself say more
+            return ()
+        return results
 
     def named(self, ours: str, theirs: str, fresh: set[str], scope: Scope) -> str:
         """Give a value that this node just made the name it has in the model, if that is free."""
@@ -242,6 +269,11 @@ class Importer:
             if t is not None and o not in graph.types:
                 graph.types[str(o)] = t
                 scope.names[str(o)] = str(o)
+
+
+def _wanted(n: onnx.NodeProto) -> int:
+    """How many of its outputs the model uses, unnamed ones before the last included."""
+    return max((i + 1 for i, o in enumerate(n.output) if o), default=0)
 
 
 def _shown(n: onnx.NodeProto) -> str:

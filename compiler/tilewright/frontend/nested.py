@@ -90,10 +90,13 @@ def call(
     inner.opset = _opset(f, scope.opset)
     values = {a.name: a for a in (*f.attribute_proto, *n.attribute)}
     body = [_bound(node, values) for node in f.node]
-    results = [str(o) for o in f.output]
+    used = {str(o) for o, theirs in zip(f.output, n.output, strict=False) if theirs}
+    results = [str(o) for o in f.output if o in used]
     before = len(importer.problems)
     importer.nodes(in_order(body, set(inner.names), results, inner.depth), inner)
-    return _results(importer, inner.names, results, before, f"function {f.name}")
+    found = _results(importer, inner.names, results, before, f"function {f.name}")
+    by_name = dict(zip(results, found, strict=False))
+    return [by_name.get(str(o), "") for o in f.output] if found else []
 
 
 def _opset(f: onnx.FunctionProto, default: int) -> int:
