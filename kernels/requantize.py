@@ -28,13 +28,12 @@ from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType
 from tilewright.loop.builder import (
     KernelBuilder,
     Reader,
-    add,
     cast,
     const,
     maximum,
     minimum,
 )
-from tilewright.loop.fixed_point import divided, half_up, high_product, raised
+from tilewright.loop.fixed_point import divided, half_up, high_product, plus, raised
 from tilewright.loop.ir import Expr
 from tilewright.registry import Operator, Sample
 
@@ -107,7 +106,7 @@ def _compute(
         if places is not None:
             value = divided(k, value, places, _least(attrs))
     if integer(attrs, "zero_point"):
-        value = add(value, const(integer(attrs, "zero_point"), I32))
+        value = plus(value, integer(attrs, "zero_point"))
     low, high = const(integer(attrs, "low"), I32), const(integer(attrs, "high"), I32)
     if out.dtype is I32:
         return value

@@ -6,6 +6,7 @@ transformation; then
     linear   y[o] = sum over the 2 neighbours of c of weight * x
     cubic    y[o] = sum over the 4 neighbours (Keys 1981, coefficient a)
 with neighbours outside of the tensor taken from its edge.
+A node may also give a, b and q of each dim (`lines`), and the type of the result (`to`).
 Invariant: a, b and q are exact integers, so positions are index expressions and weights polynomials
 in the fraction of c; there are no tables, and rounding at a tie does not depend on float arithmetic.
 """
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.core.attributes import axes_of, ints
-from tilewright.core.dtypes import F32, F64, I64, DType
+from tilewright.core.dtypes import F32, F64, I64, DType, dtype
 from tilewright.core.index import Ix, imax, imin
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -68,7 +69,9 @@ def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]
         raise ModelError(f"`resize` of {x}: scales {list(scales)} must be positive")
     if attrs["mode"] != "nearest" and x.dtype.kind == "bool":
         raise ModelError(f"`resize` interpolates numbers, got {x}: cast it")
-    return [TensorType(x.dtype, sizes)]
+    if "lines" in attrs and len(ints(attrs, "lines")) != 3 * x.rank:
+        raise ModelError(f"`resize` of {x}: lines {attrs['lines']} must be 3 numbers per dim")
+    return [TensorType(dtype(str(attrs["to"])) if "to" in attrs else x.dtype, sizes)]
 
 
 def _scales(attrs: Attrs) -> tuple[float, ...]:
@@ -137,7 +140,11 @@ def _axis(attrs: Attrs, n_in: int, d: int) -> _Axis | None:
     n_out, scale = ints(attrs, "sizes")[d], _scales(attrs)[d]
     if n_in == n_out and scale == 1.0:
         return None
-    slope, offset = _coordinate(str(attrs["coord"]), n_in, n_out, scale)
+    if "lines" in attrs:
+        a, b, q = ints(attrs, "lines")[3 * d : 3 * d + 3]
+        slope, offset = Fraction(a, q), Fraction(b, q)
+    else:
+        slope, offset = _coordinate(str(attrs["coord"]), n_in, n_out, scale)
     if attrs["mode"] == "nearest":
         rounding = str(attrs["nearest_mode"])
         if rounding == "simple":
@@ -211,10 +218,11 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
             np.take(y, r, axis=d) * w.reshape(bend) for r, w in zip(rows.T, weights.T, strict=True)
         )
         y = np.asarray(sum(parts))
-    if x.dtype.kind in "iu" and attrs["mode"] != "nearest":
-        info = np.iinfo(x.dtype)
+    to = dtype(str(attrs["to"])).numpy if "to" in attrs else x.dtype
+    if to.kind in "iu" and attrs["mode"] != "nearest":
+        info = np.iinfo(to)
         y = np.clip(y, info.min, info.max)
-    return [np.asarray(y).astype(x.dtype)]
+    return [np.asarray(y).astype(to)]
 
 
 def _excludes(attrs: Attrs) -> bool:
@@ -430,6 +438,10 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         for near in _ROUNDINGS:
             yield Sample((f((7,)),), _attrs((7,), (16,), "nearest", coord, near))
             yield Sample((f((16,)),), _attrs((16,), (7,), "nearest", coord, near))
+    bytes_ = rng.integers(-128, 128, (1, 3, 5, 4)).astype(np.int8)
+    lines = (1, 0, 1, 1, 0, 1, 731, -147, 1024, 455, 0, 1024)
+    given = {**_attrs((1, 3, 5, 4), (1, 3, 7, 9), "linear"), "lines": lines, "to": "f32"}
+    yield Sample((bytes_,), given)
     yield Sample((f((2, 3, 5, 4)),), _attrs((2, 3, 5, 4), (2, 3, 7, 9), "cubic", exclude=True))
     yield Sample((f((3, 4, 5)),), _attrs((3, 4, 5), (5, 3, 33), "linear"))
     yield Sample((f(()),), _attrs((), (), "linear"))
@@ -456,6 +468,7 @@ OPERATORS = [
             "cubic_a": (int, float),
             "exclude_outside": bool,
         },
+        optional_attrs={"lines": tuple, "to": str},
         compute=_compute,
         quantized=lambda q: q.node.attrs["mode"] == "nearest" and movement(q),
         samples=_samples,

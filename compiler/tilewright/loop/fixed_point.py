@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tilewright.core.dtypes import I32, I64
 from tilewright.loop.builder import KernelBuilder, add, binary, cast, const, select, sub
-from tilewright.loop.ir import Expr
+from tilewright.loop.ir import Binary, Const, Expr
 
 
 def high_product(
@@ -19,7 +19,7 @@ def high_product(
 
     `wide` where x * 2^shift does not fit into 32 bits.
     """
-    value = cast(x, I64) if wide else x
+    value: Expr = cast(x, I64) if wide else x
     if shift:
         value = binary("shl", value, const(shift, value.dtype))
     product = binary("mul", cast(value, I64), cast(multiplier, I64))
@@ -51,6 +51,15 @@ def divided(k: KernelBuilder, x: Expr, places: Expr, least: int) -> Expr:
     zero = const(0, I32)
     some = binary("ge", places, zero)
     return select(some, halved(k, x, select(some, places, zero)), x)
+
+
+def plus(x: Expr, number: int) -> Expr:
+    """x + number; what `halved` and `half_up` end with takes the number before its last shift, for free."""
+    match x:
+        case Binary("shr", Binary("add", inner, Const(1)), Const(1)):
+            return binary("shr", add(inner, const(1 + 2 * number, I32)), const(1, I32))
+        case _:
+            return add(x, const(number, I32))
 
 
 def raised(x: Expr, places: Expr) -> Expr:

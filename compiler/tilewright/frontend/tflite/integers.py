@@ -433,6 +433,30 @@ def _mean_or_sum(mean: bool) -> Callable[[TfliteNode], str]:
     return importer
 
 
+def _resize_bilinear(node: TfliteNode) -> str:
+    """Coordinates in steps of 1/1024, as the reference kernel has them; sums are rounded once."""
+    size = node.need_ints(1, "the size of the result")
+    x = node.nchw(node.value(0))
+    shape = node.type_of(x).shape
+    if len(size) != 2 or min(size) < 1 or min(shape[2:]) < 1:
+        raise node.fail(f"resizing {node.type(0)} to {size} is not possible: repair the model")
+    corners = bool(node.option("AlignCorners", False))
+    lines = [1, 0, 1, 1, 0, 1]
+    for n, wanted in zip(shape[2:], size, strict=True):
+        inner, outer = (n - 1, wanted - 1) if corners and wanted > 1 else (n, wanted)
+        step = ((inner << 10) + outer // 2) // outer
+        start = step // 2 - 512 if node.option("HalfPixelCenters", False) else 0
+        lines += [step, start, 1024]
+    scales = (1.0, 1.0, size[0] / shape[2], size[1] / shape[3])
+    attrs = {
+        "sizes": (*shape[:2], *size), "scales": scales, "mode": "linear", "coord": "asymmetric",
+        "nearest_mode": "floor", "cubic_a": -0.75, "exclude_outside": False, "lines": tuple(lines), "to": "f32",
+    }  # fmt: skip
+    y = node.add("resize", x, **attrs)
+    one_step, none = node.constant(np.ones((), np.float32)), np.zeros((), node.type(0).dtype.numpy)
+    return node.nhwc(node.add("quantize", y, one_step, node.constant(none), away=True))
+
+
 def _reduce(op: str) -> Callable[[TfliteNode], str]:
     return lambda node: reduction.reduced(node, op, node.value(0))
 
@@ -508,6 +532,7 @@ INTEGER: Importers = {
     "REDUCE_MIN": one(_reduce("reduce_min")),
     "DEPTH_TO_SPACE": one(convolution.depth_to_space),
     "SPACE_TO_DEPTH": one(convolution.space_to_depth),
+    "RESIZE_BILINEAR": one(_resize_bilinear),
     "RESIZE_NEAREST_NEIGHBOR": convolution.FLOAT["RESIZE_NEAREST_NEIGHBOR"],
     "ARG_MAX": reduction.FLOAT["ARG_MAX"],
     "ARG_MIN": reduction.FLOAT["ARG_MIN"],
