@@ -6,6 +6,7 @@ Global pools are reductions over the spatial dims.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -50,7 +51,7 @@ def _infer(name: str, types: Sequence[TensorType | None], attrs: Attrs) -> list[
     axes = _axes(attrs)
     if x.dtype is BOOL and name not in _LOGICAL:
         raise ModelError(f"`{name}` of {x}: a tensor of numbers is wanted")
-    if any(not 0 <= a < x.rank for a in axes) or prod(x.shape[a] for a in axes) == 0:
+    if any(not 0 <= a < x.rank for a in axes):
         raise ModelError(f"the reduction of {x} along {list(axes)} is not defined")
     if attrs["keepdims"]:
         shape = tuple(1 if d in axes else n for d, n in enumerate(x.shape))
@@ -71,10 +72,24 @@ def _reference(name: str) -> Callable[[Sequence[Any], Attrs], list[Array]]:
         x = np.asarray(inputs[0])
         number = _result(dtype(x.dtype), attrs).numpy
         wide = x.astype(np.float64) if x.dtype.kind == "f" else x.astype(number)
-        y = _TABLE[name][1](wide, axis=_axes(attrs), keepdims=bool(attrs["keepdims"]))
-        return [np.asarray(y).astype(number)]
+        start = {} if name not in _LOGICAL else {"initial": _least(name, wide.dtype)}
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the mean of nothing is not a number
+            y = _TABLE[name][1](wide, axis=_axes(attrs), keepdims=bool(attrs["keepdims"]), **start)
+            return [np.asarray(y).astype(number)]
 
     return reference
+
+
+def _least(name: str, t: np.dtype[Any]) -> Any:
+    """The extremum of no elements: what every number of this type replaces."""
+    largest = name == "reduce_max"
+    if t.kind == "b":
+        return not largest
+    if t.kind == "f":
+        return -np.inf if largest else np.inf
+    info = np.iinfo(t)
+    return info.min if largest else info.max
 
 
 def _start(op: BinaryOp, t: DType) -> Expr:

@@ -34,6 +34,7 @@ class _Variant:
     shapes: Mapping[str, tuple[int, ...]]
     fixed: Mapping[str, Array]
     model: CompiledModel
+    types: Sequence[np.dtype[Any]]
 
     def fits(self, inputs: Mapping[str, Array]) -> bool:
         return all(inputs[n].shape == s for n, s in self.shapes.items()) and all(
@@ -65,7 +66,9 @@ class PreparedModel(BackendRep):
             variant = self._compiled(given)
             self._variants = [variant, *self._variants][:MAX_VARIANTS]
         results = variant.model(*(given[t.name] for t in variant.model.inputs))
-        return tuple(namedtupledict("Outputs", self.outputs)(*results))
+        # types that only store values come as their bits
+        typed = [r.view(t) for r, t in zip(results, variant.types, strict=True)]
+        return tuple(namedtupledict("Outputs", self.outputs)(*typed))
 
     @property
     def fixed(self) -> tuple[str, ...]:
@@ -95,8 +98,10 @@ class PreparedModel(BackendRep):
 
     def _compiled(self, inputs: Mapping[str, Array]) -> _Variant:
         special = specialise_onnx(self.model, inputs)
-        model = CompiledModel(build(special.graph, self.target), self.threads)
-        return _Variant({n: a.shape for n, a in inputs.items()}, special.fixed, model)
+        graph = special.graph
+        types = [graph.types[o].dtype.numpy for o in graph.outputs]
+        model = CompiledModel(build(graph, self.target), self.threads)
+        return _Variant({n: a.shape for n, a in inputs.items()}, special.fixed, model, types)
 
 
 class Backend(OnnxBackend):

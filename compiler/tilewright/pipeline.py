@@ -206,7 +206,8 @@ def _grouped(
     _dump(dump, "2_optimised.graph", lambda: graph_text(optimised))
     progress("layout", 0.0)
     place = assign_layouts(optimised)
-    groups = fuse(place)
+    # nothing is computed where there are no elements
+    groups = [group for group in fuse(place) if place.graph.types[group.output].size]
     _dump(dump, "3_groups.txt", lambda: _groups_text(place, groups))
     return place, groups
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.defs
 
@@ -78,6 +79,8 @@ class Importer:
                 continue
             graph.types[name] = t
             graph.inputs.append(name)
+            if t.size == 0:  # nothing of it is unknown
+                names[name] = graph.add_constant(name, np.zeros(t.shape, t.dtype.numpy))
         results = [str(o.name) for o in g.output]
         scope = Scope(names, _opset(self.model.opset_import))
         self.nodes(in_order(g.node, set(names), results), scope)
