@@ -111,6 +111,8 @@ class _Lowerer:
         out_type = self.worked(node.outputs[0])
         readers = [self.reader(i) if i else None for i in node.inputs]
         self.k = KernelBuilder(readers, out_type.shape, out_type.dtype, self.deliver)
+        if op.alone:
+            self.k.result = Reader(out_type.shape, out_type.dtype, self.delivered)
         if op.lower is not None:
             op.lower(self.k, node.attrs)
         elif op.compute is not None:
@@ -224,6 +226,13 @@ class _Lowerer:
         at = tuple(index[d] + shift[d] for d in order)
         last = encode(last, self.g.types[self.group.output].dtype)
         self.k.stmt(Store(buffer.name, self.k.simplify(at), last))
+
+    def delivered(self, index: tuple[Ix, ...]) -> Expr:
+        """An element of the result as it was stored."""
+        buffer, order, shift = self.window(self.group.output, "out")
+        at = tuple(index[d] + shift[d] for d in order)
+        bits = Load(buffer.name, self.k.simplify(at), buffer.dtype)
+        return decode(bits, self.g.types[self.group.output].dtype)
 
     def follower_input(self, name: str, values: dict[str, Expr]) -> Reader:
         if name in values:

@@ -150,6 +150,8 @@ class Operator:
     depth      (input types, attrs) -> length of the longest sum, for error bounds
     quantized  makes integer nodes for a float node between quantised tensors, True if it can
     onnx       ONNX operator type -> importer
+    alone      the kernel reads elements of its result again (`KernelBuilder.result`), or stores them more
+               than once: nothing may be fused behind it
     fold_on_import  whether constant operands make a constant at once, before any pass sees the node
     """
 
@@ -174,6 +176,7 @@ class Operator:
     quantized: Callable[[IntegerForm], bool] | None = None
     onnx: Mapping[str, Importer] = field(default_factory=dict[str, Importer])
     fold_on_import: bool = True
+    alone: bool = False
     doc: str = ""
 
 

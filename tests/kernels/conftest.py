@@ -64,6 +64,7 @@ def _interpret(op: Operator, sample: Sample) -> list[Array]:
         k.stmt(Store("y", index, value))
 
     k.inputs, k.out_shape, k.out_dtype, k._emit = readers, out.shape, out.dtype, emit
+    k.result = _reader(k, arrays["y"], buffer, ((0, 0),) * out.rank)
     if op.lower is not None:
         op.lower(k, sample.attrs)
     else:

@@ -67,7 +67,7 @@ class _Uses:
 
 def _grow(uses: _Uses, anchor: Node) -> list[Node]:
     """The longest chain of followers after which exactly one value is still needed outside."""
-    if len(anchor.outputs) != 1:
+    if len(anchor.outputs) != 1 or operator(anchor.op).alone:
         return [anchor]
     members, best = [anchor], 1
     ids = {id(anchor)}

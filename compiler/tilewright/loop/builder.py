@@ -74,6 +74,7 @@ class KernelBuilder:
     inputs[i]        `Reader` of input i (None if absent)
     out_shape        logical shape of output 0, `out_dtype` its dtype
     emit(idx, v)     deliver element `idx` of output 0 (fused followers are applied here)
+    result(*idx)     an element of output 0 that was delivered before (operators that are `alone`)
     loop(name, n)    `with k.loop("i", 10) as i:` opens a loop
     local(...)       scratch; `set` and `add` write it, calling it reads it
     """
@@ -89,6 +90,7 @@ class KernelBuilder:
         self.out_shape = out_shape
         self.out_dtype = out_dtype
         self._emit = emit
+        self.result: Reader | None = None
         self._blocks: list[list[Stmt]] = [[]]
         self.ranges: dict[str, tuple[int, int]] = {}
         self._names: dict[str, int] = {}
