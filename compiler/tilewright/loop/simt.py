@@ -59,12 +59,18 @@ Index = dict[str, Any]  # variable -> int, or one value per lane
 MAX_LANES = 1 << 16
 
 
-def run(kernel: Kernel, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Execute `kernel` as a GPU would; arguments as for `loop.interp.run`."""
+def run(
+    kernel: Kernel, arrays: Mapping[str, npt.NDArray[Any]], most: int | None = None
+) -> dict[str, Lanes]:
+    """Execute `kernel` as a GPU would; arguments as for `loop.interp.run`.
+
+    `most`: at most so many blocks of each grid, spread evenly from the first to the last one. Returns for
+    each output which elements were written.
+    """
     interp.check_arguments(kernel, arrays)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        machine = _Grid(kernel)
+        machine = _Grid(kernel, most)
         for p in kernel.params:
             machine.memory[p.buffer.name] = Memory.of(
                 p.buffer, arrays[p.buffer.name], p.role == "out"
@@ -75,11 +81,15 @@ def run(kernel: Kernel, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
                 arrays[p.buffer.name][...] = machine.memory[p.buffer.name].data.reshape(
                     p.buffer.shape
                 )
+        found = ((n, m) for n, m in machine.memory.items() if m.per == "all" and m.tracked)
+        written = {n: m.marks["wrote"] >= 0 for n, m in found}
+    return {n: mask.reshape(arrays[n].shape) for n, mask in written.items()}
 
 
 class _Grid:
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, most: int | None) -> None:
         self.kernel = kernel
+        self.most = most
         self.memory: dict[str, Memory] = {}
         self.blocks = np.zeros(1, np.int64)  # block of each lane
         self.ids = np.zeros(1, np.int64)  # lane of the chunk
@@ -116,11 +126,14 @@ class _Grid:
         sizes = [f.extent.const for f in nest]
         total = int(np.prod(sizes))
         chunk = max(1, MAX_LANES // max(1, _threads(body)))
-        for first in range(0, total, chunk):
-            count = min(chunk, total - first)
-            cells = np.unravel_index(np.arange(first, first + count), sizes)
+        chosen = np.arange(total)
+        if self.most is not None and self.most < total:
+            chosen = np.unique(np.linspace(0, total - 1, self.most).astype(np.int64))
+        for first in range(0, len(chosen), chunk):
+            some = chosen[first : first + chunk]
+            cells = np.unravel_index(some, sizes)
             env: Index = {f.var: c.astype(np.int64) for f, c in zip(nest, cells, strict=True)}
-            self.start(count, env, body)
+            self.start(len(some), env, body)
 
     def start(self, count: int, env: Index, body: Block) -> None:
         """Run `count` blocks together; block-level variables have one value per block."""
@@ -268,20 +281,22 @@ class _Grid:
     ) -> tuple[Memory, Lanes]:
         """A buffer and the flat position of each lane's element in it; lanes that are off get 0."""
         m = self.memory[name]
-        at: Any = np.zeros(self.ids.shape, np.int64)
+        at: Any = 0
         for form, n in zip(index, m.buffer.shape, strict=True):
-            i = np.broadcast_to(np.asarray(self.index(form, env)), self.ids.shape)
-            bad = (i < 0) | (i >= n)
-            if mask is not None:
-                bad = bad & mask
-            if bad.any():
-                where = int(i[np.argmax(bad)])
+            i = self.index(form, env)
+            if mask is not None and isinstance(i, np.ndarray):
+                i = np.where(mask, i, 0)
+            least, most = (i.min(), i.max()) if isinstance(i, np.ndarray) else (i, i)
+            if least < 0 or most >= n:
+                where = int(least if least < 0 else most)
                 raise self.error(f"{name}: index {where} ({form}) is outside 0..{n - 1}")
             at = at * n + i
         if m.per != "all":
             copy = self.ids if m.per == "lane" else self.blocks - self.first
             at = at + copy * (len(m.data) // m.copies)
-        return m, at if mask is None else np.where(mask, at, 0)
+        if not isinstance(at, np.ndarray):
+            at = np.full(self.ids.shape, at)
+        return m, at
 
     def load(self, e: Load, env: Index, mask: Lanes | None) -> Lanes:
         m, at = self.locate(e.buffer, e.index, env, mask)

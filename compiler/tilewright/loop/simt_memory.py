@@ -23,11 +23,10 @@ MAX_THREADS = 1 << 16
 
 @dataclass(slots=True)
 class Memory:
-    """A buffer, one copy per block (`shared`) or thread (private), and who touched what last.
+    """A buffer, one copy per block or thread, and who touched what last.
 
     `writer`, `reader`: the thread (-2: several) that touched an element last, when `wrote`, `read` barriers
-    had been passed; `owner`: the block that wrote an element of global memory. Empty where races cannot
-    happen.
+    had been passed. Empty where races cannot happen.
     """
 
     buffer: Buffer
@@ -43,7 +42,7 @@ class Memory:
         """A parameter."""
         flat = np.array(data).reshape(-1)
         made = cls(buffer, flat, 1, "all", tracked)
-        made.track(("wrote", "writer", "read", "reader", "owner"))
+        made.track(("wrote", "writer", "read", "reader"))
         return made
 
     @classmethod
@@ -70,36 +69,40 @@ class Memory:
         if not self.tracked:
             return
         self._check(at, who, now, "read")
+        if self.private:
+            return
         k = self.marks
-        again = k["read"][at] == now
-        k["reader"][at] = np.where(again & (k["reader"][at] != who), -2, who)
-        several = k["reader"][at] != who  # lanes that read the same element just now
-        k["reader"][at[several]] = -2
+        reader = k["reader"]
+        last = np.where((k["read"][at] == now) & (reader[at] != who), -2, who)
+        reader[at] = last
+        several = reader[at] != who  # lanes that read the same element just now
+        if several.any():
+            reader[at[several]] = -2
         k["read"][at] = now
 
     def write(self, at: Lanes, who: Lanes, now: int) -> None:
         """The same for stores."""
         if self.tracked:
             name, k = self.buffer.name, self.marks
-            if len(np.unique(at)) != len(at):
-                raise IRError(f"several threads write the same element of {name}: a race")
             self._check(at, who, now, "written")
-            since = (k["read"][at] == now) | (self.private & (k["read"][at] >= 0))
-            if (since & (k["reader"][at] != who)).any():
+            if not self.private and ((k["read"][at] == now) & (k["reader"][at] != who)).any():
                 raise IRError(f"{name} is written while another thread reads it: a race")
             k["wrote"][at], k["writer"][at] = now, who
-            if "owner" in k:
-                k["owner"][at] = who // MAX_THREADS
+            if (k["writer"][at] != who).any():  # each lane is a thread of its own
+                raise IRError(f"several threads write the same element of {name}: a race")
         if self.written is not None:
             self.written[at] = True
 
     def _check(self, at: Lanes, who: Lanes, now: int, how: str) -> None:
         """Complain if another thread wrote since the last barrier, or another block, what is touched now."""
-        name, k = self.buffer.name, self.marks
-        others = k["writer"][at] != who
-        if self.private and (others & (k["wrote"][at] >= 0)).any():
+        name, writer = self.buffer.name, self.marks["writer"][at]
+        others = writer != who
+        if not others.any():
+            return
+        others &= writer >= 0
+        if self.private and others.any():
             raise IRError(f"{name} is {how} by a thread that has not written it itself")
-        if (others & (k["wrote"][at] == now)).any():
+        if (others & (self.marks["wrote"][at] == now)).any():
             raise IRError(f"{name} is {how} while another thread writes it: a race")
-        if "owner" in k and ((k["owner"][at] >= 0) & (k["owner"][at] != who // MAX_THREADS)).any():
+        if self.per == "all" and (others & (writer // MAX_THREADS != who // MAX_THREADS)).any():
             raise IRError(f"{name} is {how} where another block writes: a race")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from math import prod
 
 from tilewright.loop.ir import Alloc, For, Kernel, Load
-from tilewright.loop.rewrite import loops
+from tilewright.loop.rewrite import accesses, loops, walk
+from tilewright.schedule.legality import index_variables
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.dots import RUN
 from tilewright.schedule.templates.draft import Draft, vectorize_pass, weights_of
@@ -29,6 +30,8 @@ from tilewright.schedule.templates.rows import accumulators
 from tilewright.schedule.templates.tensor_cores import tensor_cores
 from tilewright.schedule.trace import Trace
 
+#: Elements of a row of scratch that a thread holds in registers.
+MOST_HELD = 16
 #: Threads of a block that has no shared memory to fill: at least and at most.
 FEWEST, MOST = 32, 256
 
@@ -49,6 +52,7 @@ def outputs(kernel: Kernel, target: Target) -> Trace:
     d = Draft(kernel)
     widen_sums(d)
     if any(isinstance(s, Alloc) for s in kernel.body):
+        _hold(d)
         return d.trace  # nests that share scratch: one thread
     for i, top in enumerate([s for s in kernel.body if isinstance(s, For)]):
         free = independent(top)
@@ -58,7 +62,22 @@ def outputs(kernel: Kernel, target: Target) -> Trace:
             _linear(d, free, i, size or total)
         elif free:
             _by_loop(d, free, i)
+    _hold(d)
     return d.trace
+
+
+def _hold(d: Draft) -> None:
+    """Small rows of scratch stay in registers: loops over them are spelled out."""
+    small = {n for n, size in _scratch(d.kernel).items() if 1 < size <= MOST_HELD}
+    for var, f in loops(d.kernel.body).items():
+        if any(name in small and var in index_variables(at) for name, at, _ in accesses(f.body)):
+            d.try_("unroll", var)
+
+
+def _scratch(kernel: Kernel) -> dict[str, int]:
+    """Elements of each scratch buffer that is not shared."""
+    found = [s.buffer for s in walk(kernel.body) if isinstance(s, Alloc)]
+    return {b.name: prod(b.shape) for b in found if b.space != "shared"}
 
 
 def _linear(d: Draft, free: Sequence[str], i: int, size: int) -> None:
@@ -221,7 +240,8 @@ MANY_ROWS = 1 << 14
 def rows(kernel: Kernel, target: Target) -> Trace | None:
     """A block per row of a reduction or of several passes: partial sums per thread in shared memory.
 
-    None where rows are short or many, or where something in them cannot be shared.
+    None where rows are many, or short and without scratch that a thread alone would keep in memory, or where
+    something in them cannot be shared.
     """
     assert target.gpu is not None
     top = [s for s in kernel.body if not isinstance(s, Alloc)]
@@ -229,7 +249,8 @@ def rows(kernel: Kernel, target: Target) -> Trace | None:
     d = Draft(kernel)
     inside = [v for v in loops(kernel.body) if v not in free]
     longest = max((d.extent(v) for v in inside), default=1)
-    if longest < LONG_ROW or prod(d.extent(v) for v in free) > MANY_ROWS:
+    held = max(_scratch(kernel).values(), default=1)
+    if (longest < LONG_ROW and held <= MOST_HELD) or prod(d.extent(v) for v in free) > MANY_ROWS:
         return None
     width = 1 << min(longest.bit_length() - 1, MOST.bit_length() - 2)
     for key, var in accumulators(kernel).items():
