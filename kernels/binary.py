@@ -17,7 +17,7 @@ from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.graph.quantized import IntegerForm, choice
-from tilewright.loop.builder import KernelBuilder, Reader, binary
+from tilewright.loop.builder import KernelBuilder, Reader, binary, const, select
 from tilewright.loop.ir import COMPARISONS, BinaryOp, Expr
 from tilewright.registry import ImportNode, Operator, Sample
 
@@ -45,7 +45,21 @@ def _power(a: Array, b: Array) -> Array:
     return np.asarray(np.where(b < 0, 0, np.power(a, np.maximum(b, 0))))
 
 
-#: operator -> (reference, operand kinds: n numeric, a any, b bool or integer)
+def _shift(left: bool) -> Callable[[Array, Array], Array]:
+    """A shift by an amount outside 0 .. width - 1 moves every bit out."""
+
+    def shift(a: Array, b: Array) -> Array:
+        bits = 8 * a.dtype.itemsize
+        inside = (b >= 0) & (b < bits)
+        amount = np.where(inside, b, 0).astype(a.dtype)
+        if left:
+            return np.where(inside, np.left_shift(a, amount), 0)
+        return np.where(inside, np.right_shift(a, amount), np.where(a < 0, -1, 0).astype(a.dtype))
+
+    return shift
+
+
+#: operator -> (reference, operand kinds: n numeric, a any, b bool or integer, i integer)
 _TABLE: dict[BinaryOp, tuple[Callable[[Any, Any], Any], str]] = {
     "add": (np.add, "n"),
     "sub": (np.subtract, "n"),
@@ -64,6 +78,8 @@ _TABLE: dict[BinaryOp, tuple[Callable[[Any, Any], Any], str]] = {
     "and": (np.bitwise_and, "b"),
     "or": (np.bitwise_or, "b"),
     "xor": (np.bitwise_xor, "b"),
+    "shl": (_shift(True), "i"),
+    "shr": (_shift(False), "i"),
 }
 
 
@@ -75,7 +91,11 @@ def _infer(name: BinaryOp) -> Callable[[Sequence[TensorType | None], Attrs], lis
         assert a is not None and b is not None
         if a.dtype is not b.dtype:
             raise ModelError(f"`{name}` of {a} and {b}: the element types differ, cast one")
-        if (kinds == "n" and a.dtype is BOOL) or (kinds == "b" and a.dtype.is_float):
+        if (
+            (kinds in "ni" and a.dtype is BOOL)
+            or (kinds == "b" and a.dtype.is_float)
+            or (kinds == "i" and not a.dtype.is_integer)
+        ):
             raise ModelError(f"`{name}` is not defined on {a.dtype}: cast the operands")
         try:
             shape = np.broadcast_shapes(a.shape, b.shape)
@@ -110,9 +130,23 @@ def _compute(name: BinaryOp) -> Callable[..., Expr]:
     ) -> Expr:
         a, b = x
         assert a is not None and b is not None
-        return binary(name, a.broadcast(index), b.broadcast(index))
+        left, right = a.broadcast(index), b.broadcast(index)
+        if name in ("shl", "shr"):
+            return _shifted(name, left, right)
+        return binary(name, left, right)
 
     return compute
+
+
+def _shifted(name: BinaryOp, value: Expr, amount: Expr) -> Expr:
+    t = value.dtype
+    inside = binary("lt", amount, const(t.bits, t))
+    if t.kind == "int":
+        inside = binary("and", inside, binary("ge", amount, const(0, t)))
+        if name == "shr":  # the sign fills whatever is moved in
+            return binary("shr", value, select(inside, amount, const(t.bits - 1, t)))
+    safe = select(inside, amount, const(0, t))
+    return select(inside, binary(name, value, safe), const(0, t))
 
 
 def _samples(name: BinaryOp) -> Callable[[np.random.Generator], Iterator[Sample]]:
@@ -125,6 +159,9 @@ def _samples(name: BinaryOp) -> Callable[[np.random.Generator], Iterator[Sample]
 
     def samples(rng: np.random.Generator) -> Iterator[Sample]:
         for sa, sb in shapes:
+            if kinds == "i":
+                yield Sample(tuple(np.asarray(rng.integers(-3, 40, s), np.int32) for s in (sa, sb)))
+                continue
             if kinds == "b":
                 yield Sample(tuple(np.asarray(rng.integers(0, 2, s), np.bool_) for s in (sa, sb)))
                 continue
@@ -145,7 +182,7 @@ def _samples(name: BinaryOp) -> Callable[[np.random.Generator], Iterator[Sample]
         if kinds == "a":
             bits = np.array([False, True, False, True])
             yield Sample((bits, np.array([False, False, True, True])))
-        if kinds != "b":
+        if kinds not in "bi":
             odd = np.array([0.0, -0.0, 1.0, -1.5, np.nan, np.inf, -np.inf, 3.0], np.float32)
             yield Sample((np.repeat(odd, 8), np.tile(odd, 8)))
 
@@ -162,6 +199,16 @@ def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 
 def _plain(name: str) -> Callable[[ImportNode], Sequence[str]]:
     return lambda node: node.add(name, [node.inputs[0], node.inputs[1]])
+
+
+def _bit_shift(node: ImportNode) -> Sequence[str]:
+    name = "shl" if node.attr("direction") == "LEFT" else "shr"
+    return node.add(name, [node.inputs[0], node.inputs[1]])
+
+
+def _complement(node: ImportNode) -> Sequence[str]:
+    ones = ~np.zeros((), node.type(0).dtype.numpy)
+    return node.add("xor", [node.inputs[0], node.constant(ones, "ones")])
 
 
 def _variadic(name: str, mean: bool = False) -> Callable[[ImportNode], Sequence[str]]:
@@ -243,7 +290,9 @@ _ONNX: dict[str, dict[str, Callable[[ImportNode], Sequence[str]]]] = {
     "ne": {},
     "and": {"And": _plain("and"), "BitwiseAnd": _plain("and")},
     "or": {"Or": _plain("or"), "BitwiseOr": _plain("or")},
-    "xor": {"Xor": _plain("xor"), "BitwiseXor": _plain("xor")},
+    "xor": {"Xor": _plain("xor"), "BitwiseXor": _plain("xor"), "BitwiseNot": _complement},
+    "shl": {"BitShift": _bit_shift},
+    "shr": {},
 }
 
 
