@@ -120,6 +120,11 @@ class ImportNode(Protocol):
         """Add a node of canonical operator `op` (folded at once if all inputs are constants)."""
         ...
 
+    def counted(self, value: str, count: str, axis: int) -> str:
+        """The value of which only the first `count` (an i64 scalar) slices along `axis` are the result: those
+        slices where the count is known, else the value, which a model output shows with its count."""
+        ...
+
     def fail(self, reason: str) -> Exception:
         """An `UnsupportedError` that names this node: `raise node.fail("...")`."""
         ...

@@ -17,6 +17,7 @@ import onnx.defs
 
 from tilewright.errors import ModelError, TilewrightError, UnsupportedError
 from tilewright.frontend import limits, nested
+from tilewright.frontend.counted import count_name
 from tilewright.frontend.functions import body_of
 from tilewright.frontend.inputs import Shapes, input_types
 from tilewright.frontend.node import Builder, ForeignNode, Scope
@@ -94,8 +95,20 @@ class Importer:
                 raise ModelError(
                     f"output `{name}` is not computed by any node: the file is damaged"
                 )
+        self.counts()
         graph.drop_unused()
         return graph
+
+    def counts(self) -> None:
+        """One more output for every value the outputs need that is padded to a bound: its valid size."""
+        graph = self.builder.graph
+        needed = set(graph.outputs)
+        for node in reversed(graph.nodes):
+            if needed.intersection(node.outputs):
+                needed.update(node.inputs)
+        for value in [v for v in self.builder.counts if v in needed]:
+            count, axis = self.builder.counts[value]
+            self.output(count_name(value, axis), count)
 
     def initializers(self, g: onnx.GraphProto, prefix: str) -> dict[str, str]:
         """Add a graph's stored tensors; their names in our graph by ONNX name."""

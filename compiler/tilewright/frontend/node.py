@@ -44,6 +44,8 @@ class Builder:
     folder: Path | None
     made: list[str] = field(default_factory=list[str])
     folded_bytes: int = 0
+    counts: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
+    """Values padded to a bound -> (how many slices are valid, along which axis)."""
     asked: list[str] = field(default_factory=list[str])
     """Values that the node at hand wanted to know at compile time, and that are not known."""
 
@@ -103,6 +105,11 @@ class Builder:
         g = self.graph
         g.types[new] = g.types.pop(old)
         self.made.append(new)
+        name = {old: new}
+        self.counts = {
+            name.get(v, v): (name.get(count, count), axis)
+            for v, (count, axis) in self.counts.items()
+        }
         if old in g.constants:
             g.constants[new] = g.constants.pop(old)
         for i in range(len(g.nodes) - 1, -1, -1):
@@ -182,6 +189,16 @@ class ForeignNode:
         self, op: str, inputs: Sequence[str], attrs: Attrs | None = None, outputs: int = 1
     ) -> list[str]:
         return self.builder.add(self.name, op, inputs, attrs, outputs)
+
+    def counted(self, value: str, count: str, axis: int) -> str:
+        known = self.builder.graph.constants.get(count)
+        shape = self.type_of(value).shape
+        if known is None:
+            self.builder.counts[value] = (count, axis)
+            return value
+        ends = (*shape[:axis], int(known), *shape[axis + 1 :])
+        attrs = {"starts": (0,) * len(shape), "ends": ends, "steps": (1,) * len(shape)}
+        return value if ends == shape else self.add("slice", [value], attrs)[0]
 
     def fail(self, reason: str) -> UnsupportedError:
         return UnsupportedError([f"node `{self.name}` ({self.op_type}): {reason}"])

@@ -60,6 +60,9 @@ class _Standing:
     ) -> list[str]:
         return self.node.add(op, inputs, attrs, outputs)
 
+    def counted(self, value: str, count: str, axis: int) -> str:
+        return self.node.counted(value, count, axis)
+
     def fail(self, reason: str) -> Exception:
         return self.node.fail(reason)
 

@@ -74,13 +74,6 @@ def range_(node: ImportNode) -> Sequence[str]:
     return [node.constant(values.astype(bounds[0].dtype), "range")]
 
 
-def nonzero(node: ImportNode) -> Sequence[str]:
-    """Common in exported shape arithmetic; at run time its shape would depend on the data."""
-    x = node.need_const(0, "the tensor whose non-zero elements are listed")
-    found = np.asarray(np.nonzero(x), np.int64) if x.ndim else np.zeros((0, int(bool(x))), np.int64)
-    return [node.constant(found, "nonzero")]
-
-
 STRUCTURAL: dict[str, Callable[[ImportNode], Sequence[str]]] = {
     "Constant": constant,
     "Identity": identity,
@@ -89,12 +82,10 @@ STRUCTURAL: dict[str, Callable[[ImportNode], Sequence[str]]] = {
     "Size": size,
     "ConstantOfShape": constant_of_shape,
     "Range": range_,
-    "NonZero": nonzero,
 }
 
 _LOOPS = "loops whose length is known only at run time are not supported: unroll it when exporting"
 _SEQUENCES = "sequences of tensors are not supported: use Split or Concat in the model"
-_DATA_SHAPE = "the shape of its result depends on the data: compute this step outside the model"
 _RANDOM = "random numbers are not supported: make them an input of the model"
 _STRINGS = "strings are not supported: compute this step outside the model"
 
@@ -106,7 +97,6 @@ REFUSED: dict[str, str] = {
          "SequenceLength", "SequenceMap", "SplitToSequence", "ConcatFromSequence", "Optional",
          "OptionalGetElement", "OptionalHasElement"), _SEQUENCES,
     ),
-    **dict.fromkeys(("NonMaxSuppression", "Unique", "Compress"), _DATA_SHAPE),
     **dict.fromkeys(
         ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
          "Multinomial"), _RANDOM,
