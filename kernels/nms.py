@@ -8,12 +8,13 @@ every box of its class that stays is at most `iou`; equal scores go by index.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tilewright.core.attributes import integer
-from tilewright.core.dtypes import F32, I32, I64
+from tilewright.core.dtypes import BOOL, F32, I32, I64
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -23,6 +24,7 @@ from tilewright.loop.builder import (
     Reader,
     add,
     binary,
+    cast,
     const,
     div,
     from_index,
@@ -105,87 +107,100 @@ def _overlap(a: Array, b: Array) -> np.float32:
 # ---------------------------------------------------------------- lowering
 
 
+@dataclass(frozen=True, slots=True)
+class _Heap:
+    """Candidates of one class: the first `count` entries are a heap, whose root is the best."""
+
+    keys: Local
+    places: Local
+    count: Local
+    size: int
+
+    def better(self, k: KernelBuilder, a: Ix, key: Expr, place: Expr) -> Expr:
+        """Whether entry a comes before one with this key and place: by score, then by index."""
+        mine = k.let("mine", self.keys(a))
+        earlier = binary("lt", self.places(a), place)
+        tie = binary("and", binary("eq", mine, key), earlier)
+        return k.let("better", binary("or", binary("gt", mine, key), tie))
+
+    def sift(self, k: KernelBuilder, start: Ix) -> None:
+        """Let the entry at `start` sink below whatever is better."""
+        hole = k.local("hole", I64)
+        key, place = k.let("key", self.keys(start)), k.let("place", self.places(start))
+        k.set(hole, from_index(start, I64))
+        with k.loop("level", self.size.bit_length()):
+            child = k.let("child", add(add(hole(), hole()), const(1, I64)))
+            with k.when(binary("lt", child, self.count())):
+                left = k.index(child, self.size, wrap=False)
+                right = k.index(add(child, const(1, I64)), self.size, wrap=False)
+                both = binary("lt", add(child, const(1, I64)), self.count())
+                wins = self.better(k, right, self.keys(left), self.places(left))
+                picked = select(binary("and", both, wins), from_index(right, I64), child)
+                best = k.index(k.let("picked", picked), self.size, wrap=False)
+                with k.when(self.better(k, best, key, place)):
+                    self.put(k, self.keys(best), self.places(best), hole())
+                    k.set(hole, from_index(best, I64))
+        self.put(k, key, place, hole())
+
+    def put(self, k: KernelBuilder, key: Expr, place: Expr, at: Expr) -> None:
+        index = k.index(at, self.size, wrap=False)
+        k.set(self.keys, key, index)
+        k.set(self.places, place, index)
+
+
 def _lower(k: KernelBuilder, attrs: Attrs) -> None:
-    """A list of candidates per class; the best of it stays, and those that it overlaps leave the list."""
+    """Candidates leave a heap in order; one stays unless it overlaps one of its class that did."""
     boxes, scores = k.inputs[0], k.inputs[1]
     assert boxes is not None and scores is not None
     batches, classes, n = scores.shape
+    most = integer(attrs, "most")
     with k.loop("j", k.out_shape[0]) as j, k.loop("part", 3) as part:
         k.emit((j, part), const(-1, I64))
     if 0 in (*k.out_shape, n):
         return
-    total, count = k.local("total", I64), k.local("count", I64)
-    place = k.local("place", I64)
-    candidates = k.local("candidates", I32, (n,))
+    total, kept = k.local("total", I64), k.local("kept", I64)
+    stays = k.local("stays", I32, (most,))
+    heap = _Heap(k.local("keys", F32, (n,)), k.local("places", I32, (n,)), k.local("count", I64), n)
     k.set(total, const(0, I64))
     with k.loop("b", batches) as b, k.loop("c", classes) as c:
-        k.set(count, const(0, I64))
-        with k.loop("i", n) as i:
-            score = k.let("score", scores(b, c, i))
-            with k.when(binary("gt", score, const(attrs["score"], F32))):  # type: ignore[arg-type]
-                k.set(candidates, from_index(i, I32), k.index(count(), n, wrap=False))
-                k.set(count, add(count(), const(1, I64)))
-        with (
-            k.loop("turn", integer(attrs, "most")),
-            k.when(binary("gt", count(), const(0, I64))),
-        ):
-            _choose(k, scores, (b, c), candidates, count, place)
-            row = k.index(total(), k.out_shape[0], wrap=False)
-            for d, v in enumerate((from_index(b, I64), from_index(c, I64), place())):
-                k.emit((row, d), v)
-            k.set(total, add(total(), const(1, I64)))
-            _suppress(k, boxes, b, candidates, count, place, attrs)
+        k.set(kept, const(0, I64))
+        _fill(k, heap, scores, (b, c), attrs)
+        more = binary("gt", heap.count(), const(0, I64))
+        room = binary("lt", kept(), const(most, I64))
+        with k.loop("turn", n), k.when(binary("and", more, room)):
+            place = k.let("chosen", heap.places(0))
+            box = _box(k, boxes, b, k.index(place, n, wrap=False), attrs)
+            k.set(heap.count, sub(heap.count(), const(1, I64)))
+            last = k.index(heap.count(), n, wrap=False)
+            heap.put(k, heap.keys(last), heap.places(last), const(0, I64))
+            heap.sift(k, Ix(0))
+            over = k.local("over", BOOL)
+            k.set(over, const(False, BOOL))
+            with k.loop("i", k.index(kept(), most + 1, wrap=False)) as i:
+                other = _box(k, boxes, b, k.index(stays(i), n, wrap=False), attrs)
+                k.set(over, binary("or", over(), _overlaps(k, other, box, attrs)))
+            with k.when(binary("eq", over(), const(False, BOOL))):
+                k.set(stays, place, k.index(kept(), most, wrap=False))
+                k.set(kept, add(kept(), const(1, I64)))
+                row = k.index(total(), k.out_shape[0], wrap=False)
+                for d, v in enumerate((from_index(b, I64), from_index(c, I64), cast(place, I64))):
+                    k.emit((row, d), v)
+                k.set(total, add(total(), const(1, I64)))
 
 
-def _choose(
-    k: KernelBuilder,
-    scores: Reader,
-    row: tuple[Ix, Ix],
-    candidates: Local,
-    count: Local,
-    place: Local,
-) -> None:
-    """`place`: the candidate with the best score, the first of equal ones."""
-    n = scores.shape[2]
-    best = k.local("best", F32)
-    k.set(best, const(-np.inf, F32))
-    k.set(place, const(-1, I64))
-    with k.loop("i", _extent(k, count, n)) as i:
-        at = k.index(candidates(i), n, wrap=False)
-        score = k.let("score", scores(*row, at))
-        new = binary("lt", place(), const(0, I64))
-        wins = k.let("wins", binary("or", new, binary("gt", score, best())))
-        k.set(best, select(wins, score, best()))
-        k.set(place, select(wins, from_index(at, I64), place()))
-
-
-def _suppress(
-    k: KernelBuilder,
-    boxes: Reader,
-    b: Ix,
-    candidates: Local,
-    count: Local,
-    place: Local,
-    attrs: Attrs,
-) -> None:
-    """Drop the chosen box and those that it overlaps from the list, which keeps its order."""
-    n = boxes.shape[1]
-    winner = _box(k, boxes, b, k.index(place(), n, wrap=False), attrs)
-    kept = k.local("kept", I64)
-    k.set(kept, const(0, I64))
-    with k.loop("i", _extent(k, count, n)) as i:
-        at = k.index(candidates(i), n, wrap=False)
-        over = _overlaps(k, winner, _box(k, boxes, b, at, attrs), attrs)
-        itself = binary("eq", from_index(at, I64), place())
-        leaves = k.let("leaves", binary("or", over, itself))
-        k.set(candidates, from_index(at, I32), k.index(kept(), n, wrap=False))
-        k.set(kept, add(kept(), select(leaves, const(0, I64), const(1, I64))))
-    k.set(count, kept())
-
-
-def _extent(k: KernelBuilder, count: Local, n: int) -> Ix:
-    """The number of candidates as the extent of a loop."""
-    return k.index(count(), n + 1, wrap=False)
+def _fill(k: KernelBuilder, heap: _Heap, scores: Reader, row: tuple[Ix, Ix], attrs: Attrs) -> None:
+    """The heap of a class: what exceeds the threshold."""
+    n = heap.size
+    k.set(heap.count, const(0, I64))
+    with k.loop("i", n) as i:
+        score = k.let("score", scores(*row, i))
+        with k.when(binary("gt", score, const(attrs["score"], F32))):  # type: ignore[arg-type]
+            heap.put(k, score, from_index(i, I32), heap.count())
+            k.set(heap.count, add(heap.count(), const(1, I64)))
+    parents = k.let("parents", binary("shr", heap.count(), const(1, I64)))
+    with k.loop("i", k.index(parents, n // 2 + 1, wrap=False)) as i:
+        at = sub(sub(parents, const(1, I64)), from_index(i, I64))
+        heap.sift(k, k.index(at, n, wrap=False))
 
 
 def _box(k: KernelBuilder, boxes: Reader, b: Ix, i: Ix, attrs: Attrs) -> tuple[Expr, ...]:

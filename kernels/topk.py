@@ -29,7 +29,7 @@ from tilewright.schedule.templates.draft import Draft, parallelize_outer, volume
 from tilewright.schedule.trace import Trace
 
 #: A list of k and n elements are worth merging from this many (average) comparisons on.
-MERGE_FROM = 1 << 15
+MERGE_FROM = 1 << 17
 #: Elements that are sorted by insertion before the merging begins.
 BLOCK = 16
 
