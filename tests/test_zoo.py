@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,13 @@ from tilewright.bench.zoo import ZooError, fetch, zoo
 TOLERANCE = 1e-4
 
 
-@pytest.mark.parametrize("name", list(zoo()))
+def _models() -> list[Any]:
+    """All models; TFLite ones beyond the small ones are slow: other tests cover what is in them."""
+    slow = [m.name for m in zoo().values() if "tflite" in m.suites and "tiny" not in m.suites]
+    return [pytest.param(n, marks=pytest.mark.slow) if n in slow else n for n in zoo()]
+
+
+@pytest.mark.parametrize("name", _models())
 def test_model(name: str, tmp_path: Path) -> None:
     try:
         path = fetch(zoo()[name])

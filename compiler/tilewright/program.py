@@ -15,7 +15,7 @@ from tilewright.core.sizes import Size
 from tilewright.graph.ir import Graph, TensorType
 from tilewright.graph.layout import Placement
 from tilewright.loop.ir import Kernel
-from tilewright.runtime.model import OpenDim, SizeSpec, Spec, TensorSpec
+from tilewright.runtime.model import OpenDim, SizeSpec, Spec, StateSpec, TensorSpec
 from tilewright.schedule.target import Target
 from tilewright.schedule.trace import Trace
 
@@ -114,6 +114,10 @@ def spec_of(program: Program, stack_bytes: int = 0) -> Spec:
         stack_bytes=stack_bytes,
         threads=program.target.board is None,
         sizes=tuple(SizeSpec(s.name, s.low, s.high, s.step) for s in program.sizes),
+        states=tuple(
+            StateSpec(s.input, s.output, s.initial.tobytes() if s.initial.any() else b"")
+            for s in program.graph.states
+        ),
     )
 
 

@@ -91,6 +91,7 @@ def header(spec: Spec, more: Sequence[str] = ()) -> str:
         *tensor_macros(spec, "INPUT", spec.inputs),
         *tensor_macros(spec, "OUTPUT", spec.outputs),
         *(_sizes(spec) if spec.sizes else []),
+        *(_states(spec) if spec.states else []),
         "/* Runs the model on the calling thread. Returns 0, or 1 if the arena is misaligned"
         + (
             ", or 2 if a size is\n * not one that the model was compiled for. */"
@@ -125,6 +126,40 @@ def _threads(spec: Spec) -> list[str]:
         f" * {comment(', '.join(spec.features)) or 'none beyond the architecture'}. */",
         f"static inline int {n}_cpu_supported(void) {{",
         *_cpu_check(spec),
+        "}",
+        "",
+    ]
+
+
+def _states(spec: Spec) -> list[str]:
+    """What the caller keeps from run to run, and a function that fills in the first values."""
+    n, upper = spec.name, macro(spec.name)
+    lines = [
+        "/* States: what one run writes to outputs[STATE_k_OUTPUT] the next one reads from",
+        " * inputs[STATE_k_INPUT] (two buffers each, exchanged after every run). reset fills the buffers of",
+        " * the first run in; states[k] is that of state k. */",
+        f"#define {upper}_STATE_COUNT {len(spec.states)}",
+    ]
+    fill: list[str] = []
+    for k, (s, value) in enumerate(zip(spec.states, spec.initial(), strict=True)):
+        t = spec.inputs[s.input]
+        lines += [f"#define {upper}_STATE_{k}_INPUT {s.input}"]
+        lines += [f"#define {upper}_STATE_{k}_OUTPUT {s.output}"]
+        # bytes: the same whatever the element type
+        raw = value.reshape(-1).view("uint8")
+        pointer = f"((unsigned char *)states[{k}])"
+        if raw.size and (raw == raw[0]).all():
+            fill.append(f"  for (uint32_t i = 0; i < {t.nbytes}u; i++) {pointer}[i] = {raw[0]};")
+        elif raw.size:
+            numbers = ", ".join(map(str, raw))
+            fill.append(f"  static const unsigned char first_{k}[{t.nbytes}] = {{{numbers}}};")
+            fill.append(
+                f"  for (uint32_t i = 0; i < {t.nbytes}u; i++) {pointer}[i] = first_{k}[i];"
+            )
+    return [
+        *lines,
+        f"static inline void {n}_reset(void *const *states) {{",
+        *(fill or ["  (void)states;"]),
         "}",
         "",
     ]

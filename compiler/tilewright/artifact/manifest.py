@@ -9,6 +9,7 @@ is a C identifier. Standard library and NumPy only.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tilewright.errors import ArtifactError
-from tilewright.runtime.model import ARENA_ALIGN, OpenDim, SizeSpec, Spec, TensorSpec
+from tilewright.runtime.model import ARENA_ALIGN, OpenDim, SizeSpec, Spec, StateSpec, TensorSpec
 
 SCHEMA = 1
 FILE_NAME = "manifest.json"
@@ -103,6 +104,7 @@ def to_json(manifest: Manifest) -> str:
             "required_features": list(spec.features),
         },
         **({"sizes": [_size_table(s) for s in spec.sizes]} if spec.sizes else {}),
+        **({"states": [_state_table(s) for s in spec.states]} if spec.states else {}),
         "inputs": [_tensor_table(t) for t in spec.inputs],
         "outputs": [_tensor_table(t) for t in spec.outputs],
         "weights_bytes": spec.weights_bytes,
@@ -123,6 +125,11 @@ def _tensor_table(t: TensorSpec) -> dict[str, Any]:
 
 def _size_table(s: SizeSpec) -> dict[str, Any]:
     return {"name": s.name, "low": s.low, "high": s.high, "step": s.step}
+
+
+def _state_table(s: StateSpec) -> dict[str, Any]:
+    initial = base64.b64encode(s.initial).decode()
+    return {"input": s.input, "output": s.output, "initial": initial}
 
 
 # ---------------------------------------------------------------- reading
@@ -167,11 +174,12 @@ def parse(data: bytes) -> Manifest:
     if not all(isinstance(f, str) for f in features):
         raise ArtifactError("`required_features` holds something that is not a string")
     sizes = _sizes(table) if "sizes" in table else ()
+    inputs, outputs = _tensors(table, "inputs", sizes), _tensors(table, "outputs", sizes)
     spec = Spec(
         name=name,
         target=_get(target, "name", str),
-        inputs=_tensors(table, "inputs", sizes),
-        outputs=_tensors(table, "outputs", sizes),
+        inputs=inputs,
+        outputs=outputs,
         arena_bytes=_count(_get(table, "arena", dict), "bytes"),
         weights_bytes=_count(table, "weights_bytes"),
         features=tuple(features),
@@ -179,9 +187,10 @@ def parse(data: bytes) -> Manifest:
         stack_bytes=_count(table, "stack_bytes") if "stack_bytes" in table else 0,
         threads=_get(table, "threads", bool) if "threads" in table else True,
         sizes=sizes,
+        states=_states(table, inputs, outputs) if "states" in table else (),
     )
     known = {
-        "sizes",
+        "sizes", "states",
         "schema", "name", "target", "inputs", "outputs", "weights_bytes", "stack_bytes", "threads", "files",
     }  # fmt: skip
     facts = {k: v for k, v in table.items() if k not in known}
@@ -222,6 +231,30 @@ def _sizes(table: Mapping[str, Any]) -> tuple[SizeSpec, ...]:
         out.append(s)
     if not out:
         raise ArtifactError("`sizes` is empty")
+    return tuple(out)
+
+
+def _states(
+    table: Mapping[str, Any], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> tuple[StateSpec, ...]:
+    """States: each input and output once, of one type, with as many bytes as that has, or none."""
+    out: list[StateSpec] = []
+    for item in _get(table, "states", list):
+        if not isinstance(item, dict):
+            raise ArtifactError("`states` holds something that is not an object")
+        i, o = _count(item, "input"), _count(item, "output")
+        if i >= len(inputs) or o >= len(outputs) or any(s.input == i or s.output == o for s in out):
+            raise ArtifactError(f"`states` names input {i} and output {o}")
+        a, b = inputs[i], outputs[o]
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            raise ArtifactError(f"`states` changes the type of {a}")
+        try:
+            initial = base64.b64decode(_get(item, "initial", str), validate=True)
+        except ValueError:
+            raise ArtifactError("`states` has an initial value that is not base64") from None
+        if len(initial) not in (0, a.nbytes):
+            raise ArtifactError(f"`states` has {len(initial)} bytes for {a}")
+        out.append(StateSpec(i, o, initial))
     return tuple(out)
 
 

@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.bench.litert import PACKAGE, open_interpreter, set_inputs
 from tilewright.bench.zoo import cache_dir
 from tilewright.frontend.expose import read_proto
+from tilewright.frontend.models import is_tflite
 from tilewright.graph.ir import Array
 
 Runner = Callable[[], list[Array]]
@@ -213,13 +215,44 @@ def tvm(case: Case) -> Runner:
     return run
 
 
+def litert(case: Case) -> Runner:
+    """LiteRT: the format's own runtime, with XNNPACK, which it uses unless told otherwise."""
+    if not is_tflite(case.path):
+        raise PeerUnavailable("LiteRT runs .tflite files only")
+    _module(PACKAGE, "ai-edge-litert")
+    interpreter = open_interpreter(case.path, num_threads=case.threads)
+    set_inputs(interpreter, case.inputs)
+    outputs = [d["index"] for d in interpreter.get_output_details()]
+
+    def run() -> list[Array]:
+        interpreter.invoke()
+        return [np.asarray(interpreter.get_tensor(i)) for i in outputs]
+
+    return run
+
+
+def _onnx_only(peer: Callable[[Case], Runner]) -> Callable[[Case], Runner]:
+    """`peer` for ONNX files; it refuses others."""
+
+    def run(case: Case) -> Runner:
+        if is_tflite(case.path):
+            raise PeerUnavailable("it runs ONNX files only")
+        return peer(case)
+
+    return run
+
+
 PEERS: dict[str, Callable[[Case], Runner]] = {
-    "onnxruntime": onnxruntime,
+    "onnxruntime": _onnx_only(onnxruntime),
     "openvino": openvino,
-    "mnn": mnn,
-    "tvm": tvm,
+    "mnn": _onnx_only(mnn),
+    "tvm": _onnx_only(tvm),
+    "litert": litert,
 }
-PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "mnn": "MNN", "tvm": "apache-tvm"}
+PACKAGES = {
+    "onnxruntime": "onnxruntime", "openvino": "openvino", "mnn": "MNN", "tvm": "apache-tvm",
+    "litert": "ai-edge-litert",
+}  # fmt: skip
 
 
 def version(peer: str) -> str:

@@ -47,7 +47,13 @@ class ZooModel:
     package: str = ""
     version: str = ""
     member: str = ""
+    file: str = ""
+    """Name of the file, by default that of the model with `.onnx`."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+
+    @property
+    def filename(self) -> str:
+        return self.file or f"{self.name}.onnx"
 
     @property
     def origin(self) -> str:
@@ -103,9 +109,9 @@ def local_dirs() -> list[Path]:
 
 def find(model: ZooModel) -> Path | None:
     """The model's file if it is here already and its hash is right."""
-    places = [cache_dir() / f"{model.name}.onnx"]
+    places = [cache_dir() / model.filename]
     if not model.package:
-        places += [d / f"{model.name}.onnx" for d in local_dirs()]
+        places += [d / model.filename for d in local_dirs()]
     return next((p for p in places if p.is_file() and _sha256(p) == model.sha256), None)
 
 
@@ -121,7 +127,7 @@ def fetch(model: ZooModel) -> Path:
     if not model.package:
         looked = ", ".join(map(str, local_dirs()))
         raise ZooError(
-            f"{model.name}.onnx is local data and lies in none of {looked}: "
+            f"{model.filename} is local data and lies in none of {looked}: "
             "set TILEWRIGHT_MODELS_DIR to the folder that holds it"
         )
     with tempfile.TemporaryDirectory(prefix="tilewright-zoo-") as work:
@@ -132,7 +138,7 @@ def fetch(model: ZooModel) -> Path:
             f"{model.name} from {model.origin} has the SHA-256 {digest[:12]}, "
             f"{model.sha256[:12]} was expected: refused"
         )
-    return _store(data, cache_dir() / f"{model.name}.onnx")
+    return _store(data, cache_dir() / model.filename)
 
 
 def _store(data: bytes, path: Path) -> Path:

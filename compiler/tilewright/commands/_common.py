@@ -29,7 +29,9 @@ errors_console = Console(
     stderr=True, highlight=False, width=None if sys.stderr.isatty() else _LOG_WIDTH
 )
 
-ModelName = Annotated[str, typer.Argument(help="ONNX model file, or a name of `tilewright models`")]
+ModelName = Annotated[
+    str, typer.Argument(help="ONNX or TFLite model file, or a name of `tilewright models`")
+]
 TargetName = Annotated[
     str, typer.Option("--target", "-t", help="target name, see `tilewright targets`")
 ]

@@ -70,10 +70,12 @@ def command(
     model: Annotated[
         list[str] | None, typer.Argument(help="model files, or names of `tilewright models`")
     ] = None,
-    suite: Annotated[str | None, typer.Option(help="a suite of the zoo: edge, tiny, int8")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="a suite of the zoo: edge, tiny, int8, tflite")
+    ] = None,
     against: Annotated[
         str, typer.Option(help="peers, comma separated")
-    ] = "onnxruntime,openvino,mnn",
+    ] = "onnxruntime,openvino,mnn,litert",
     target: TargetName = "host",
     shape: ShapeList = None,
     threads: Threads = 1,
@@ -124,6 +126,8 @@ def _one(
         outputs = [np.empty_like(a) for a in expected]
 
         def ours() -> list[Array]:
+            if compiled.spec.states:
+                return compiled(*inputs)
             compiled.run_into(inputs, outputs)
             return outputs
 

@@ -72,9 +72,20 @@ class Node:
         return replace(self, **changes)
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a model keeps from run to run: output number `output` of a run is input number `input` of the
+    next; the first run gets `initial`."""
+
+    input: int
+    output: int
+    initial: Array
+
+
 @dataclass(slots=True)
 class Graph:
-    """A model: `inputs` and `outputs` are value names in the model's order."""
+    """A model: `inputs` and `outputs` are value names in the model's order; `states` says which of them
+    carry values from one run to the next."""
 
     name: str
     inputs: list[str]
@@ -82,12 +93,13 @@ class Graph:
     nodes: list[Node] = field(default_factory=list[Node])
     types: dict[str, TensorType] = field(default_factory=dict[str, TensorType])
     constants: dict[str, Array] = field(default_factory=dict[str, Array])
+    states: list[State] = field(default_factory=list[State])
 
     def clone(self) -> Graph:
         """A copy that can be changed without touching this one (arrays are shared)."""
         return Graph(
             self.name, list(self.inputs), list(self.outputs), list(self.nodes),
-            dict(self.types), dict(self.constants),
+            dict(self.types), dict(self.constants), list(self.states),
         )  # fmt: skip
 
     def fresh(self, hint: str) -> str:

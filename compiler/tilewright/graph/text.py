@@ -9,6 +9,10 @@ Invariant: `same_graph(parse(to_text(g), g.constants), g)`.
     const w: f32[8, 3, 3, 3] = sha256 0123456789abcdef
     y: f32[1, 8, 8, 8] = conv2d(x, w) {dilations=(1, 1), group=1, ...} # 'conv 1'
     output y
+    state 1 1 = sha256 0123456789abcdef
+
+The last line says that output 1 of a run is input 1 of the next one, and what the first one gets; `parse`
+takes its array by the name of the input.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import numpy as np
 
 from tilewright.core.dtypes import ALL
 from tilewright.errors import IRError
-from tilewright.graph.ir import Array, AttrValue, Graph, Node, TensorType
+from tilewright.graph.ir import Array, AttrValue, Graph, Node, State, TensorType
 
 #: Constants up to this many elements are readable in the text.
 _INLINE = 8
@@ -49,15 +53,27 @@ def to_text(graph: Graph, constants: Constants = "inline-small") -> str:
         attrs = ", ".join(f"{k}={_attr(v)}" for k, v in sorted(node.attrs.items()))
         lines.append(f"{outs} = {node.op}({ins}) {{{attrs}}} # {node.name!r}")
     lines += [f"output {_name(n)}" for n in graph.outputs]
+    for state in graph.states:
+        short = limit is None or state.initial.size <= limit
+        shown = _values(state.initial) if short else _hash(state.initial)
+        lines.append(f"state {state.input} {state.output} = {shown}")
     return "\n".join(lines) + "\n"
 
 
 def same_graph(a: Graph, b: Graph) -> bool:
     """Whether two graphs are equal: structure, names and types, and constants bit for bit."""
     parts = ((g.name, g.inputs, g.outputs, g.nodes, g.types, list(g.constants)) for g in (a, b))
-    return next(parts) == next(parts) and all(
-        _hash(v) == _hash(b.constants[k]) and v.dtype == b.constants[k].dtype
-        for k, v in a.constants.items()
+    same = next(parts) == next(parts) and len(a.states) == len(b.states)
+    return (
+        same
+        and all(
+            _hash(v) == _hash(b.constants[k]) and v.dtype == b.constants[k].dtype
+            for k, v in a.constants.items()
+        )
+        and all(
+            (x.input, x.output, _hash(x.initial)) == (y.input, y.output, _hash(y.initial))
+            for x, y in zip(a.states, b.states, strict=True)
+        )
     )
 
 
@@ -172,6 +188,12 @@ class _Line:
         elif first == "const":
             self.at = 1
             self.const()
+        elif first == "state":
+            self.at = 1
+            source, result = int(self.take()[1]), int(self.take()[1])
+            name = self.graph.inputs[source]
+            initial = self.array(name)
+            self.graph.states.append(State(source, result, initial))
         else:
             self.node()
         if self.at != len(self.tokens):
@@ -198,11 +220,13 @@ class _Line:
 
     def const(self) -> None:
         name = self.declared()
-        t = self.graph.types[name]
+        self.graph.constants[name] = self.array(name)
+
+    def array(self, name: str) -> Array:
+        """`= [..]`, or a hash of the array that was given for `name`."""
         self.expect("=")
         if self.peek("["):
-            self.graph.constants[name] = self.values(t)
-            return
+            return self.values(self.graph.types[name])
         digest = " ".join(text for _, text in self.tokens[self.at :])
         self.at = len(self.tokens)
         array = self.constants.get(name)
@@ -210,7 +234,7 @@ class _Line:
             raise ValueError(f"the array of {name} was not given")
         if _hash(array).replace(" ", "") != digest.replace(" ", ""):
             raise ValueError(f"the array given for {name} has other content")
-        self.graph.constants[name] = array
+        return array
 
     def values(self, t: TensorType) -> Array:
         self.expect("[")

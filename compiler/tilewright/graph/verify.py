@@ -31,6 +31,12 @@ def verify(graph: Graph) -> None:
     for name in graph.outputs:
         if name not in defined:
             raise IRError(f"graph output `{name}` is not defined")
+    for state in graph.states:
+        if not (0 <= state.input < len(graph.inputs) and 0 <= state.output < len(graph.outputs)):
+            raise IRError(f"a state names input {state.input} and output {state.output}")
+        types = {graph.types[graph.inputs[state.input]], graph.types[graph.outputs[state.output]]}
+        if types != {type_of(state.initial)}:
+            raise IRError(f"state `{graph.inputs[state.input]}` changes its type")
 
 
 def _define(graph: Graph, name: str, defined: set[str], where: str) -> None:

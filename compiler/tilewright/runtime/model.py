@@ -93,6 +93,16 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class StateSpec:
+    """What a model keeps: output number `output` of a run is input number `input` of the next. The first one
+    gets the bytes `initial`; empty for zeros."""
+
+    input: int
+    output: int
+    initial: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """What a caller must know about a compiled model; `features` are required CPU features.
 
@@ -110,6 +120,29 @@ class Spec:
     stack_bytes: int = 0
     threads: bool = True
     sizes: tuple[SizeSpec, ...] = ()
+    states: tuple[StateSpec, ...] = ()
+
+    @property
+    def free_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that are no states."""
+        kept = {s.input for s in self.states}
+        return tuple(t for i, t in enumerate(self.inputs) if i not in kept)
+
+    @property
+    def free_outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs that are no states."""
+        kept = {s.output for s in self.states}
+        return tuple(t for i, t in enumerate(self.outputs) if i not in kept)
+
+    def initial(self) -> list[Array]:
+        """What the first run gets as states."""
+        out: list[Array] = []
+        for s in self.states:
+            t = self.inputs[s.input]
+            kind = np.dtype(t.dtype)
+            flat = np.frombuffer(s.initial, kind) if s.initial else np.zeros(t.elements, kind)
+            out.append(flat.reshape(t.shape).copy())
+        return out
 
     @property
     def given(self) -> tuple[TensorSpec, ...]:
@@ -164,6 +197,9 @@ class Model:
 
     Returns a list of new arrays in the model's output order. Several threads may call it at once: each
     running call has an arena of its own, kept for the next one.
+
+    A model with states keeps them from call to call, and its calls take turns; `reset` starts anew. States
+    are neither among its `inputs` nor among its `outputs`; `explicit` takes and gives them as well.
     """
 
     def __init__(
@@ -178,15 +214,17 @@ class Model:
         """`entry(inputs, outputs, arena, *trailing)` runs the model; `keep` is whatever its code needs
         alive; `save` writes the artifact."""
         self.spec = spec
-        self.inputs = spec.inputs
-        self.outputs = spec.outputs
+        self.inputs = spec.free_inputs
+        self.outputs = spec.free_outputs
+        self._states = spec.initial()
+        self._turn = threading.Lock()
         self._entry = entry
         self._keep = keep
         self._trailing = trailing
         self._save = save
         self._want = [(t.shape, np.dtype(t.dtype), t) for t in spec.inputs]
         self._make = [(t.shape, np.dtype(t.dtype)) for t in spec.outputs]
-        self._index = {t.name: i for i, t in enumerate(spec.inputs)}
+        self._index = {t.name: i for i, t in enumerate(self.inputs)}
         # list.pop and list.append are atomic: the idle contexts need no lock.
         self._idle = [_Context(spec, trailing)]
         self._bound: Binding | None = None
@@ -213,10 +251,39 @@ class Model:
 
     def __call__(self, /, *args: Any, **named: Any) -> list[Array]:
         """Run the model. Raises `ValueError` on a wrong number, name, shape or dtype of inputs."""
+        if self.spec.states:
+            return self._stateful(self._arrange(args, named))
         if self.spec.sizes:
             return self._open(self._arrange(args, named))
         if named or len(args) != len(self._want) or (args and type(args[0]) is not _ndarray):
             args = self._arrange(args, named)
+        return self.explicit(*args)
+
+    def reset(self) -> None:
+        """Start anew: the next call is the first one. Does nothing to a model without states."""
+        with self._turn:
+            self._states = self.spec.initial()
+
+    def _stateful(self, args: Sequence[Any]) -> list[Array]:
+        """Run with the states that the last call left, and keep those of this one."""
+        states = self.spec.states
+        with self._turn:
+            arrays = list(args)
+            for s, value in sorted(
+                zip(states, self._states, strict=True), key=lambda p: p[0].input
+            ):
+                arrays.insert(s.input, value)
+            results = self.explicit(*arrays)
+            self._states = [results[s.output] for s in states]
+        kept = {s.output for s in states}
+        return [r for i, r in enumerate(results) if i not in kept]
+
+    def explicit(self, /, *args: Any) -> list[Array]:
+        """Run on all inputs in order, states among them; returns all outputs, as the C interface does."""
+        if len(args) != len(self._want):
+            raise ValueError(f"{self.name} takes {len(self._want)} inputs, states included")
+        if self.spec.sizes:
+            return self._open(args)
         try:
             context = self._idle.pop()
         except IndexError:  # as many calls are running as never before

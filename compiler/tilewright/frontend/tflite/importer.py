@@ -9,7 +9,7 @@ their tensors where those are free; an image that lies as [N, C, H, W] in the gr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tilewright.errors import ModelError, TilewrightError, UnsupportedError
 from tilewright.frontend import limits
@@ -17,19 +17,28 @@ from tilewright.frontend.inputs import Shapes
 from tilewright.frontend.node import Builder
 from tilewright.frontend.problems import MALFORMED, Problem
 from tilewright.frontend.tflite.model import Op, Subgraph, Tensor, TfliteModel
+from tilewright.frontend.tflite.nested import NESTED
 from tilewright.frontend.tflite.node import TO_NHWC, TfliteNode
 from tilewright.frontend.tflite.operators import BYTES, FLOAT, REFUSED, importer
+from tilewright.frontend.tflite.state import VARIABLES, Variables
 from tilewright.graph.ir import Graph, Node, TensorType
 
 
 @dataclass(slots=True)
 class Scope:
-    """A subgraph under import: names of values in our graph by tensor index; `prefix` precedes names."""
+    """A subgraph under import: names of values in our graph by tensor index, variables by the index of the
+    tensor that holds their handle; `prefix` precedes names."""
 
     subgraph: Subgraph
     values: dict[int, str]
     prefix: str = ""
     depth: int = 0
+    handles: dict[int, str] = field(default_factory=dict[int, str])
+
+    def inner(self, subgraph: Subgraph, node: str, values: dict[int, str]) -> Scope:
+        """The scope of a subgraph that operator `node` runs."""
+        limits.check_depth(self.depth + 1)
+        return Scope(subgraph, values, f"{node}/", self.depth + 1)
 
 
 class Importer:
@@ -47,6 +56,7 @@ class Importer:
         self.problems: list[Problem] = []
         self.unchecked: list[tuple[str, str]] = []
         self.count = 0
+        self.variables = Variables(self.builder.graph)
 
     # ---- the whole graph
 
@@ -70,6 +80,11 @@ class Importer:
                 continue
             wanted = self.model.signature_outputs.get(index, "") or tensor.name or f"output_{k}"
             self.output(wanted, seen.get(value, value), seen, value)
+        if not self.problems:
+            for variable in self.variables.kept():
+                value = variable.value
+                self.output(f"{variable.source}.next", seen.get(value, value), seen, value)
+                self.variables.keep(variable)
         graph.drop_unused()
         return graph
 
@@ -129,6 +144,8 @@ class Importer:
         """Our value of a tensor: computed, or a constant that is added when it is first read."""
         if index not in scope.values:
             t = scope.subgraph.tensors[index]
+            if t.variable and t.dtype is not None:
+                return self.variables.of_tensor(scope.prefix, t).read()
             if t.data is None:
                 return None
             hint = f"{scope.prefix}{t.name}" or f"const_{index}"
@@ -179,6 +196,8 @@ class Importer:
         reason = _refusal(op)
         if reason:
             raise UnsupportedError([reason])
+        if op.code in VARIABLES:
+            return VARIABLES[op.code](self, op, name, scope)
         inputs: list[str] = []
         for index in op.inputs:
             value = "" if index < 0 else self.value(scope, index)
@@ -191,7 +210,13 @@ class Importer:
                 )
             inputs.append(value)
         view = TfliteNode(self.builder, scope.subgraph, op, name, inputs)
-        return importer(view)(view)
+        if op.code in NESTED:
+            return NESTED[op.code](self, view, scope)
+        results = importer(view)(view)
+        for index, value in view.kept.items():
+            tensor = scope.subgraph.tensors[index]
+            self.variables.of_tensor(scope.prefix, tensor).value = value
+        return results
 
     def named(self, ours: str, name: str, fresh: set[str]) -> str:
         """Give a value that this operator just made the name of its tensor, if that is free."""
@@ -233,7 +258,7 @@ class Importer:
 
 def _refusal(op: Op) -> str:
     """Why no importer takes the operator; empty if there is one."""
-    if op.code in BYTES or op.code in FLOAT:
+    if op.code in BYTES or op.code in FLOAT or op.code in NESTED or op.code in VARIABLES:
         return ""
     if op.code == "CUSTOM":
         return f"{op.shown} is not supported: replace it by builtin operators when converting"

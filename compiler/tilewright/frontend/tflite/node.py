@@ -9,7 +9,7 @@ tensors (`TfliteNode.scale`), as in the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class TfliteNode:
     name: str
     inputs: Sequence[str]
     """Value names in our graph; the empty string for an absent optional input."""
+    kept: dict[int, str] = field(default_factory=dict[int, str])
+    """What variable tensors, by index, hold after the operator."""
 
     @property
     def op_type(self) -> str:
@@ -133,6 +135,12 @@ class TfliteNode:
         if not -rank <= value < rank:
             raise self.fail(f"axis {value} is out of range for rank {rank}: repair the model")
         return value % rank
+
+    def keep(self, i: int, value: str) -> None:
+        """Let input `i`, a variable tensor, hold `value` from now on."""
+        if not self.tensor(i).variable:
+            raise self.fail(f"input {i} is not a variable tensor: repair the model")
+        self.kept[self.op.inputs[i]] = value
 
     # ---- making nodes
 
