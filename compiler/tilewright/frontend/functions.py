@@ -8,6 +8,7 @@ Invariant: the body is one for the node's own version of the operator.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import onnx
 import onnx.defs
@@ -38,7 +39,7 @@ def body_of(
 
 
 def _body(
-    schema: onnx.defs.OpSchema, n: onnx.NodeProto, version: int, types: Sequence[TensorType | None]
+    schema: Any, n: onnx.NodeProto, version: int, types: Sequence[TensorType | None]
 ) -> onnx.FunctionProto | None:
     body = onnx.FunctionProto()
     plain = [v for v in schema.function_opset_versions if v <= version]
