@@ -3,8 +3,10 @@
 quantize    y = clamp(round(x / scale) + zero_point), ties to even, or (`away`) away from zero
 dequantize  y = (x - zero_point) * scale
 
-Scales and zero points broadcast, so that they may be one per channel. Where a whole model is quantised,
-`graph.passes.quantize` turns what lies between such pairs into integer arithmetic.
+Scales and zero points broadcast, so that they may be one per channel, and may be computed at run time;
+blocks along a dim become a dim of their own. Integers have 2 to 16 bits (32 to dequantize); small floats
+are scaled, then cast. Where a whole model is quantised, `graph.passes.quantize` turns what lies between such
+pairs into integer arithmetic.
 """
 
 from __future__ import annotations
@@ -14,7 +16,26 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.core.dtypes import F32, I8, I16, I32, U8, U16, DType
+from tilewright.core.attributes import axis_of
+from tilewright.core.dtypes import (
+    BF16,
+    F16,
+    F32,
+    I2,
+    I4,
+    I8,
+    I16,
+    I32,
+    ONNX_TYPES,
+    U2,
+    U4,
+    U8,
+    U16,
+    DType,
+    dtype,
+    largest,
+    limits,
+)
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
@@ -36,56 +57,66 @@ from tilewright.loop.builder import (
 from tilewright.loop.ir import Expr
 from tilewright.registry import ImportNode, Operator, Sample
 
-_BYTES = (I8, U8, I16, U16)
+#: What floats are quantised to, what is dequantized (of 8 bits and fewer), and types of scales.
+_INTEGERS = (I8, U8, I16, U16, I4, U4, I2, U2)
+_SMALL_FLOATS = ("f8e4m3fn", "f8e4m3fnuz", "f8e5m2", "f8e5m2fnuz", "f4e2m1")
+_REALS = (F32, F16, BF16)
 
 
 def _fits(x: TensorType, scale: TensorType, zero: TensorType) -> bool:
     """Whether scale and zero point broadcast to x."""
     shapes = (x.shape, scale.shape, zero.shape)
     try:
-        return np.broadcast_shapes(*shapes) == x.shape and scale.dtype is F32
+        return np.broadcast_shapes(*shapes) == x.shape and scale.dtype in _REALS
     except ValueError:
         return False
+
+
+def _target(attrs: Attrs, zero: DType) -> DType:
+    """The integers to quantise to: those of the zero point, whose bits alone may not say it."""
+    return dtype(str(attrs["to"])) if "to" in attrs else zero
 
 
 def _quantize_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x, scale, zero = types
     assert x is not None and scale is not None and zero is not None
-    if x.dtype is not F32 or zero.dtype not in _BYTES or not _fits(x, scale, zero):
+    number = _target(attrs, zero.dtype)
+    known = number in _INTEGERS and zero.dtype in (number, number.work)
+    if x.dtype not in _REALS or not known or not _fits(x, scale, zero):
         raise ModelError(
-            f"`quantize` of {x} by {scale} and {zero}: f32 to small integers is wanted"
+            f"`quantize` of {x} by {scale} and {zero}: floats to small integers are wanted"
         )
-    return [TensorType(zero.dtype, x.shape)]
+    return [TensorType(number, x.shape)]
 
 
 def _dequantize_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x, scale, zero = types
     assert x is not None and scale is not None and zero is not None
-    known = x.dtype in (*_BYTES, I32)
+    known = x.dtype in (*_INTEGERS, I32) or x.dtype.name in _SMALL_FLOATS
     if not known or zero.dtype is not x.dtype or not _fits(x, scale, zero):
-        raise ModelError(f"`dequantize` of {x} by {scale} and {zero}: integers to f32 are wanted")
-    return [TensorType(F32, x.shape)]
+        raise ModelError(
+            f"`dequantize` of {x} by {scale} and {zero}: small numbers to floats are wanted"
+        )
+    return [TensorType(scale.dtype, x.shape)]
 
 
 def _quantize_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     x, scale, zero = inputs
-    info = np.iinfo(zero.dtype)
+    number = _target(attrs, dtype(zero.dtype))
+    low, high = limits(number)
     with np.errstate(all="ignore"):
-        steps = (np.asarray(x, np.float32) / scale).astype(np.float64)
+        steps = (np.asarray(x, np.float32) / scale.astype(np.float32)).astype(np.float64)
         away = np.trunc(steps + np.copysign(0.5, steps))
         steps = away if attrs.get("away", False) else np.rint(steps)
     steps = np.nan_to_num(steps, nan=0.0) + zero.astype(np.float64)
-    return [np.clip(steps, info.min, info.max).astype(zero.dtype)]
+    return [np.clip(steps, low, high).astype(number.work.numpy).astype(number.numpy)]
 
 
 def _dequantize_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     x, scale, zero = inputs
-    return [((x.astype(np.int64) - zero.astype(np.int64)).astype(np.float32) * scale)]
-
-
-def _range(number: DType) -> tuple[int, int]:
-    info = np.iinfo(str(number.numpy))
-    return int(info.min), int(info.max)
+    exact = np.float32 if x.dtype.kind == "f" else np.int64
+    steps = (x.astype(exact) - zero.astype(exact)).astype(np.float32)
+    return [(steps * scale.astype(np.float32)).astype(scale.dtype)]
 
 
 def _quantize(
@@ -97,7 +128,7 @@ def _quantize(
 ) -> Expr:
     value, scale, zero = x
     assert value is not None and scale is not None and zero is not None
-    low, high = _range(out.dtype)
+    low, high = limits(_target(attrs, out.dtype))
     steps = div(value.broadcast(index), scale.broadcast(index))
     if attrs.get(
         "away", False
@@ -123,56 +154,118 @@ def _dequantize(
 ) -> Expr:
     value, scale, zero = x
     assert value is not None and scale is not None and zero is not None
-    steps = sub(cast(value.broadcast(index), I32), cast(zero.broadcast(index), I32))
+    exact = F32 if value.dtype is F32 else I32
+    steps = sub(cast(value.broadcast(index), exact), cast(zero.broadcast(index), exact))
     return mul(cast(steps, F32), scale.broadcast(index))
 
 
 # ---------------------------------------------------------------- importers
 
 
-def _parameters(node: ImportNode, number: DType) -> tuple[str, str]:
-    """Scale and zero point, shaped so that they broadcast to input 0."""
-    x = node.type(0)
-    scale = node.need_const(1, "the scale")
-    zero = node.need_const(2, "the zero point") if node.has(2) else np.zeros((), number.numpy)
-    if int(node.attr("block_size", 0)):
-        raise node.fail("blocked quantisation is not supported: quantise per tensor or per axis")
-    if scale.dtype != np.float32:
-        raise node.fail(f"a scale of {scale.dtype} is not supported: use float32")
-    if scale.ndim > 1 or zero.size not in (1, scale.size):
-        raise node.fail(f"scale {list(scale.shape)} and zero point {list(zero.shape)} do not fit")
+def _parameters(node: ImportNode, x: TensorType, number: DType) -> tuple[tuple[int, ...], str, str]:
+    """The shape to give x, and scale and zero point shaped so that they broadcast to it."""
+    scale, zero = node.inputs[1], node.inputs[2] if node.has(2) else ""
+    t, block = node.type(1), int(node.attr("block_size", 0))
+    if t.dtype not in _REALS:
+        raise node.fail(f"a scale of {t.dtype} is not supported: use float32, float16 or bfloat16")
+    if zero and node.type(2).shape != t.shape and node.type(2).size != 1:
+        raise node.fail(f"scale {t} and zero point {node.type(2)} do not fit: repair the model")
+    if not zero:
+        zero = node.constant(np.zeros((), number.numpy), "zero")
+    if block:
+        return _blocked(node, x, scale, zero, block)
     shape: tuple[int, ...] = ()
-    if scale.size > 1:
-        axis = int(node.attr("axis", 1))
-        if not -x.rank <= axis < x.rank or x.shape[axis] != scale.size:
-            raise node.fail(
-                f"axis {axis} of {x} does not fit {scale.size} scales: repair the model"
-            )
-        shape = (scale.size, *[1] * (x.rank - 1 - axis % x.rank))
-    zeros = np.broadcast_to(zero.reshape(-1), (scale.size,)).reshape(shape)
-    return node.constant(scale.reshape(shape), "scale"), node.constant(zeros, "zero")
+    if t.size > 1:
+        axis = axis_of(node.attr("axis", 1), x.rank)
+        if t.rank != 1 or x.shape[axis] != t.size:
+            raise node.fail(f"axis {axis} of {x} does not fit {t.size} scales: repair the model")
+        shape = (t.size, *[1] * (x.rank - 1 - axis))
+    return x.shape, _shaped(node, scale, shape), _shaped(node, zero, shape)
 
 
-_ONNX_TYPES = {2: U8, 3: I8, 4: U16, 5: I16}
+def _shaped(node: ImportNode, value: str, shape: tuple[int, ...]) -> str:
+    t = node.type_of(value)
+    if t.size == 1:
+        shape = ()
+    return value if t.shape == shape else node.add("reshape", [value], {"shape": shape})[0]
+
+
+def _blocked(
+    node: ImportNode, x: TensorType, scale: str, zero: str, block: int
+) -> tuple[tuple[int, ...], str, str]:
+    """One scale for every `block` elements along an axis, of which the last may have fewer."""
+    t = node.type_of(scale)
+    axis = axis_of(node.attr("axis", 1), x.rank)
+    n = x.shape[axis]
+    if block < 0 or t.shape != (*x.shape[:axis], -(-n // block), *x.shape[axis + 1 :]):
+        raise node.fail(f"scales {t} do not fit {x} in blocks of {block}: repair the model")
+    if n % block == 0:
+        split = (*x.shape[:axis], n // block, block, *x.shape[axis + 1 :])
+        narrow = (*x.shape[:axis], n // block, 1, *x.shape[axis + 1 :])
+        return split, _shaped(node, scale, narrow), _shaped(node, zero, narrow)
+    which = node.constant(np.arange(n, dtype=np.int64) // block, "block")
+    scale, zero = (
+        v if node.type_of(v).size == 1 else node.add("gather", [v, which], {"axis": axis})[0]
+        for v in (scale, zero)
+    )
+    return x.shape, scale, zero
 
 
 def _import_quantize(node: ImportNode) -> Sequence[str]:
-    code = int(node.attr("output_dtype", 0))
-    if code not in (0, *_ONNX_TYPES):
+    x, code = node.type(0), int(node.attr("output_dtype", 0))
+    number = node.type(2).dtype if node.has(2) else ONNX_TYPES.get(code or 2)
+    if number is None or (number not in _INTEGERS and number.name not in _SMALL_FLOATS):
         raise node.fail(
-            f"quantisation to ONNX element type {code} is not supported: use 8 or 16 bits"
+            f"quantisation to {number or f'ONNX element type {code}'} is not supported: use integers of 2 to "
+            "16 bits or floats of 4 or 8"
         )
-    number = node.type(2).dtype if node.has(2) else _ONNX_TYPES.get(code, U8)
-    if number not in _BYTES:
-        raise node.fail(f"quantisation to {number} is not supported: use 8 or 16 bits")
-    return node.add("quantize", [node.inputs[0], *_parameters(node, number)])
+    source = node.inputs[0]
+    if x.dtype not in _REALS:
+        (source,) = node.add("cast", [source], {"to": "f32"})
+    shape, scale, zero = _parameters(node, x, number)
+    source = _shaped_as(node, source, shape)
+    if number.is_float:
+        y = _small_floats(node, source, scale, number)
+    else:
+        attrs: Attrs = {} if number.work is number else {"to": number.name}
+        (y,) = node.add("quantize", [source, scale, zero], attrs)
+    return [_shaped_as(node, y, x.shape)]
+
+
+def _shaped_as(node: ImportNode, value: str, shape: tuple[int, ...]) -> str:
+    same = node.type_of(value).shape == shape
+    return value if same else node.add("reshape", [value], {"shape": shape})[0]
+
+
+def _small_floats(node: ImportNode, x: str, scale: str, number: DType) -> str:
+    """x / scale cut to the largest value of the type, unless `saturate` is 0, and rounded."""
+    x, scale = (
+        v if node.type_of(v).dtype is F32 else node.add("cast", [v], {"to": "f32"})[0]
+        for v in (x, scale)
+    )
+    (y,) = node.add("div", [x, scale])
+    if int(node.attr("saturate", 1)):
+        limit = largest(number)
+        (y,) = node.add("clip", [y], {"min": -limit, "max": limit})
+    return node.add("cast", [y], {"to": number.name})[0]
 
 
 def _import_dequantize(node: ImportNode) -> Sequence[str]:
     x = node.type(0)
-    if x.dtype not in (*_BYTES, I32):
-        raise node.fail(f"dequantisation of {x} is not supported: use integers of up to 32 bits")
-    return node.add("dequantize", [node.inputs[0], *_parameters(node, x.dtype)])
+    if x.dtype not in (*_INTEGERS, I32) and x.dtype.name not in _SMALL_FLOATS:
+        raise node.fail(
+            f"dequantisation of {x} is not supported: use integers of up to 32 bits or floats of 4 or 8"
+        )
+    shape, scale, zero = _parameters(node, x, x.dtype)
+    if node.type_of(zero).dtype is not x.dtype:
+        raise node.fail(f"the zero point is {node.type(2)}, x is {x}: repair the model")
+    (y,) = node.add("dequantize", [_shaped_as(node, node.inputs[0], shape), scale, zero])
+    code = int(node.attr("output_dtype", 0))
+    if code and ONNX_TYPES.get(code) not in _REALS:
+        raise node.fail(f"dequantisation to ONNX element type {code} is not supported: use float32")
+    if code and ONNX_TYPES[code] is not node.type_of(y).dtype:
+        (y,) = node.add("cast", [y], {"to": ONNX_TYPES[code].name})
+    return [_shaped_as(node, y, x.shape)]
 
 
 def _import_dynamic(node: ImportNode) -> Sequence[str]:
@@ -203,6 +296,10 @@ def _quantize_samples(rng: np.random.Generator) -> Iterator[Sample]:
     for kind, zero in ((np.int8, -7), (np.uint8, 130), (np.int16, 5), (np.uint16, 0)):
         yield Sample((x, one, np.asarray(zero, kind)))
         yield Sample((x, per, np.full((4, 1), zero, kind)))
+    for name in ("i4", "u4", "i2", "u2"):
+        yield Sample((x, per, np.ones((4, 1), dtype(name).numpy)), {"to": name})
+    half = x.astype(np.float16)
+    yield Sample((half, one.astype(np.float16), np.asarray(3, np.int8)))
     odd = np.array([0.5, 1.5, -0.5, 1e30, -1e30, np.inf, -np.inf], np.float32)
     yield Sample((odd, np.asarray(1.0, np.float32), np.asarray(3, np.int8)))
     ties = np.append(odd, np.array([2.5, -2.5, -0.49999997, 0.49999997, 126.5], np.float32))
@@ -217,6 +314,12 @@ def _dequantize_samples(rng: np.random.Generator) -> Iterator[Sample]:
         x = rng.integers(max(info.min, -9999), min(info.max, 9999), (3, 4, 19)).astype(kind)
         yield Sample((x, one, np.asarray(zero, kind)))
         yield Sample((x, per, np.full((4, 1), zero, kind)))
+    for name in ("i4", "u4", "i2", "u2"):
+        small = rng.integers(0, 4, (3, 4, 19)).astype(np.int8).astype(dtype(name).numpy)
+        yield Sample((small, per, np.ones((4, 1), dtype(name).numpy)))
+        yield Sample((small, per.astype(np.float16), np.ones((), dtype(name).numpy)))
+    eight = rng.standard_normal((4, 19)).astype(dtype("f8e4m3fn").numpy)
+    yield Sample((eight, per, np.zeros((), eight.dtype)))
 
 
 OPERATORS = [
@@ -225,7 +328,7 @@ OPERATORS = [
         trait="elementwise",
         infer=_quantize_infer,
         reference=_quantize_reference,
-        optional_attrs={"away": bool},
+        optional_attrs={"away": bool, "to": str},
         compute=_quantize,
         samples=_quantize_samples,
         onnx={"QuantizeLinear": _import_quantize, "DynamicQuantizeLinear": _import_dynamic},

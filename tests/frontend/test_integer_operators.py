@@ -329,14 +329,6 @@ def test_dynamic_quantisation_is_that_of_onnxruntime(kind: str) -> None:
 
 
 REFUSED: dict[str, tuple[str, list[Given], dict[str, Any], str, tuple[int, ...], str]] = {
-    "scale at run time": (
-        "QLinearSigmoid",
-        [x4, s(0.1), i8(0), s(0.1), i8(0)],
-        {},
-        MS,
-        (0, 1),
-        "scale .input 1. must be known",
-    ),
     "channels last": (
         "QLinearGlobalAveragePool",
         [x4, s(0.1), i8(-7), s(0.02), i8(0)],

@@ -76,40 +76,41 @@ def _as(
     return y
 
 
-def _parameter(node: ImportNode, at: int, what: str, axis: int | None, x: TensorType) -> Array:
+def _parameter(node: ImportNode, at: int, what: str, axis: int | None, x: TensorType) -> str:
     """A scale or zero point of a tensor like `x`: a scalar, or one value per element along `axis`."""
-    value = node.need_const(at, what)
-    if value.size == 1:
-        return value.reshape(())
-    if axis is None or value.ndim != 1 or value.size != x.shape[axis]:
-        raise node.fail(f"{what} of shape {list(value.shape)} does not fit {x}: repair the model")
-    return value.reshape(-1, *[1] * (x.rank - 1 - axis % x.rank))
+    t, value = node.type(at), node.inputs[at]
+    shape: tuple[int, ...] = ()
+    if t.size != 1:
+        if axis is None or t.shape not in ((x.shape[axis],), _kept(x.shape, axis)):
+            raise node.fail(f"{what} of shape {list(t.shape)} does not fit {x}: repair the model")
+        shape = (t.size, *[1] * (x.rank - 1 - axis % x.rank))
+    return value if t.shape == shape else node.add("reshape", [value], {"shape": shape})[0]
 
 
-def _scales(node: ImportNode, at: int, axis: int | None, x: TensorType) -> tuple[Array, Array]:
-    """Scale and zero point (inputs `at` and `at` + 1) of a tensor like `x`, of one shape."""
+def _kept(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """The shape of one value per element along `axis`, where the other dims stay as ones."""
+    return tuple(n if d == axis % len(shape) else 1 for d, n in enumerate(shape))
+
+
+def _scales(node: ImportNode, at: int, axis: int | None, x: TensorType) -> tuple[str, str]:
+    """Scale and zero point (inputs `at` and `at` + 1) of a tensor like `x`."""
     scale = _parameter(node, at, f"the scale (input {at})", axis, x)
-    if scale.dtype != np.float32:
-        raise node.fail(f"a scale of {scale.dtype} is not supported: use float32")
-    zero = np.zeros((), x.dtype.numpy)
-    if node.has(at + 1):
-        zero = _parameter(node, at + 1, f"the zero point (input {at + 1})", axis, x)
-    return (scale, np.broadcast_to(zero, np.broadcast_shapes(scale.shape, zero.shape)))
+    if not node.has(at + 1):
+        return scale, node.constant(np.zeros((), x.dtype.numpy), "zero")
+    zero = _parameter(node, at + 1, f"the zero point (input {at + 1})", axis, x)
+    return scale, zero
 
 
 def _real(node: ImportNode, at: int, axis: int | None = None) -> str:
     """The operand whose integers, scale and zero point are inputs `at`, `at` + 1 and `at` + 2."""
-    scale, zero = _scales(node, at + 1, axis, node.type(at))
-    inputs = [node.inputs[at], node.constant(scale, "scale"), node.constant(zero, "zero")]
-    return node.add("dequantize", inputs)[0]
+    return node.add("dequantize", [node.inputs[at], *_scales(node, at + 1, axis, node.type(at))])[0]
 
 
 def _integers(node: ImportNode, y: str, at: int) -> Sequence[str]:
     """`y` quantised by inputs `at` (scale) and `at` + 1 (zero point, which gives the type)."""
     number = node.type(at + 1).dtype if node.has(at + 1) else node.type(0).dtype
     scale, zero = _scales(node, at, None, TensorType(number, node.type_of(y).shape))
-    inputs = [y, node.constant(scale, "scale"), node.constant(zero, "zero")]
-    return node.add("quantize", inputs)
+    return node.add("quantize", [y, scale, zero])
 
 
 def _bias(node: ImportNode, at: int, x: int, w: int, factor: float = 1.0) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tilewright.core.dtypes import I8, I32, U8
+from tilewright.core.dtypes import I8, I32, U8, dtype
 from tilewright.graph.ir import Array, Attrs, Graph, Node, TensorType
 from tilewright.graph.quantized import Scale, movement
 from tilewright.registry import operator
@@ -161,7 +161,9 @@ class _Form:
         if found is None:
             return None
         values, steps, zeros = found
-        centred = values.astype(np.int64) - zeros
+        if not dtype(values.dtype).is_integer:
+            return None
+        centred = values.astype(np.int64) - zeros.astype(np.int64)
         rows = np.moveaxis(steps, channel, 0).reshape(steps.shape[channel], -1)
         sound = np.isfinite(rows).all() and (rows > 0).all() and (rows == rows[:, :1]).all()
         if values.dtype.itemsize > 1 or not sound:
@@ -195,7 +197,8 @@ class _Form:
         if found is None:
             return None
         values, steps, zeros = found
-        return (values.astype(np.float64) - zeros) * steps
+        wide = [a.astype(np.float64) for a in (values, zeros, steps)]
+        return np.asarray((wide[0] - wide[1]) * wide[2])
 
     # ---- making nodes
 
