@@ -64,22 +64,20 @@ class Emulator:
         else:
             tensors = self.inputs if place.base == "input" else self.outputs
             flat = tensors[place.number].reshape(-1).view(np.uint8)
-        size = buffer.dtype.bytes
-        count = 1 + sum((n - 1) * s for n, s in zip(buffer.shape, buffer.strides, strict=True))
-        if any(s < 0 for s in buffer.strides):
-            return self._backwards(buffer, flat, place.offset)
-        data = flat[place.offset : place.offset + count * size].view(buffer.dtype.numpy)
-        strides = tuple(s * size for s in buffer.strides)
-        return np.lib.stride_tricks.as_strided(data, buffer.shape, strides)
+        return view_of(buffer, flat, place.offset)
 
-    @staticmethod
-    def _backwards(buffer: Buffer, flat: Array, offset: int) -> Array:
-        """A window that runs backwards along some dims: a view from its lowest address."""
-        size = buffer.dtype.bytes
-        low = sum((n - 1) * min(s, 0) for n, s in zip(buffer.shape, buffer.strides, strict=True))
-        span = 1 + sum((n - 1) * abs(s) for n, s in zip(buffer.shape, buffer.strides, strict=True))
-        start = offset + low * size
-        data = flat[start : start + span * size].view(buffer.dtype.numpy)
-        strides = tuple(abs(s) * size for s in buffer.strides)
-        view = np.lib.stride_tricks.as_strided(data, buffer.shape, strides)
-        return view[tuple(slice(None, None, -1 if s < 0 else 1) for s in buffer.strides)]
+
+def view_of(buffer: Buffer, memory: Array, offset: int) -> Array:
+    """A buffer in `memory` (bytes) whose first element is `offset` bytes from its start, as a strided view.
+
+    Windows may run backwards along some dims: those are views from their lowest address."""
+    size = buffer.dtype.bytes
+    steps = list(zip(buffer.shape, buffer.strides, strict=True))
+    start = offset + sum((n - 1) * min(s, 0) for n, s in steps) * size
+    span = 1 + sum((n - 1) * abs(s) for n, s in steps)
+    data = memory[start : start + span * size].view(buffer.dtype.numpy)
+    strides = tuple(abs(s) * size for s in buffer.strides)
+    view = np.lib.stride_tricks.as_strided(data, buffer.shape, strides)
+    if all(s >= 0 for s in buffer.strides):
+        return view
+    return view[tuple(slice(None, None, -1 if s < 0 else 1) for s in buffer.strides)]

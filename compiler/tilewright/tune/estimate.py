@@ -26,6 +26,7 @@ from tilewright.loop import mma
 from tilewright.loop.ir import Alloc, Block, Expr, For, If, Kernel, Load, Mma, Store, span
 from tilewright.loop.rewrite import Ranges, children, loads
 from tilewright.schedule.target import Gpu, Target
+from tilewright.schedule.templates.gpu_parts import OVERHEAD, SHARED_BANDWIDTH
 from tilewright.tune.records import Source
 
 #: Instructions that start per cycle outside the loops that llvm-mca looks at.
@@ -249,23 +250,28 @@ def _branches(line: str) -> bool:
 def gpu_seconds(kernel: Kernel, gpu: Gpu) -> float:
     """The slower of arithmetic and memory traffic, both slowed by what keeps the device from being full.
 
-    Blocks are the product of the `block` loops, threads that of the widest nest of `thread` loops. A
-    global load or store moves 4 bytes per thread, one that no thread loop moves is shared by a warp.
+    Blocks are the product of the `block` loops, threads that of the widest nest of `thread` loops. As many
+    blocks share a multiprocessor as its threads, shared memory and registers allow. A global load or store
+    moves 4 bytes per thread, one that no thread loop moves is shared by a warp.
     """
     count = _Traffic()
     _traffic(kernel.body, 1.0, (), count)
     threads = max(count.threads, 1.0)
-    resident = max(1.0, min(gpu.threads_sm // max(threads, gpu.warp), gpu.blocks_sm))
+    warps = math.ceil(threads / gpu.warp)
+    registers = OVERHEAD + count.held + count.spread / threads
+    resident = max(1.0, min(gpu.threads_sm // (warps * gpu.warp), gpu.blocks_sm))
+    resident = max(1.0, min(resident, gpu.registers_sm // (registers * warps * gpu.warp)))
     if count.shared:
         resident = max(1.0, min(resident, gpu.shared_sm // count.shared))
     waves = math.ceil(max(count.blocks, 1.0) / (gpu.multiprocessors * resident))
     full = max(count.blocks, 1.0) / (waves * gpu.multiprocessors * resident)
     busy = min(1.0, resident * threads / (gpu.threads_sm / 4))
-    idle_lanes = threads / (math.ceil(threads / gpu.warp) * gpu.warp)
-    share = max(full * busy * idle_lanes, 1e-6)
+    share = max(full * busy * threads / (warps * gpu.warp), 1e-6)
     arithmetic = count.operations / gpu.flops_f32 + count.tensor_operations / gpu.flops_mma
-    shared = count.shared_bytes / (gpu.multiprocessors * 128 * 1.4e9)
+    shared = count.shared_bytes / (gpu.multiprocessors * SHARED_BANDWIDTH)
     memory = count.bytes / gpu.bandwidth
+    if registers > gpu.registers_thread:  # the rest goes through memory
+        share /= registers / gpu.registers_thread
     return max(arithmetic / share, shared / share, memory / min(1.0, 4 * share)) + 2e-6
 
 
@@ -276,6 +282,8 @@ class _Traffic:
     bytes: float = 0.0
     shared_bytes: float = 0.0
     shared: float = 0.0
+    held: float = 0.0  # values that a thread holds
+    spread: float = 0.0  # values that the threads of a block hold together
     blocks: float = 1.0
     threads: float = 1.0
     spaces: dict[str, str] = field(default_factory=dict[str, str])
@@ -296,6 +304,10 @@ def _traffic(block: Block, times: float, nest: tuple[tuple[str, float], ...], c:
                 c.spaces[buffer.name] = buffer.space
                 if buffer.space == "shared":
                     c.shared += span(buffer) * buffer.dtype.bytes
+                elif nest:
+                    c.held += math.prod(buffer.shape)
+                else:
+                    c.spread += math.prod(buffer.shape)
             case Store(buffer, _, value):
                 _access(buffer, value.dtype.bytes * times, c)
                 for x in loads(value):

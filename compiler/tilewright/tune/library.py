@@ -21,7 +21,7 @@ from tilewright.loop.rewrite import loops
 from tilewright.registry import Operator
 from tilewright.schedule.space import Space
 from tilewright.schedule.target import Target
-from tilewright.schedule.templates import gpu, injective, injective_space
+from tilewright.schedule.templates import gpu, gpu_space, injective, injective_space
 from tilewright.schedule.trace import Trace, step
 from tilewright.tune.admit import admit, finish
 from tilewright.tune.identity import (
@@ -72,7 +72,9 @@ def space_of(op: Operator | None, kernel: Kernel, target: Target) -> Space | Non
     if op is None:
         return None
     make: Callable[[Kernel, Target], Space | None] | None = op.space
-    if make is None and op.schedule is None:
+    if target.family == "cuda":
+        make = gpu_space
+    elif make is None and op.schedule is None:
         make = injective_space
     space = make(kernel, target) if make is not None else None
     if space is None:

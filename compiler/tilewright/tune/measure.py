@@ -22,7 +22,9 @@ from tilewright.codegen.kernel import parallel_extent
 from tilewright.codegen.llvm import Jit
 from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module
 from tilewright.codegen.repeat import repeat_entry
+from tilewright.emulate import view_of
 from tilewright.errors import TilewrightError
+from tilewright.loop import simt
 from tilewright.loop.ir import Kernel
 from tilewright.loop.pack import pack_array
 from tilewright.schedule.target import Target
@@ -67,6 +69,10 @@ def measure(job: Job) -> list[Outcome]:
     """Judge all candidates of a job, in order."""
     if job.mode == "estimate":
         return _checked(job, _estimated(job)) if job.check else _estimated(job)
+    if job.mode == "device" and job.target.board is not None:
+        from tilewright.tune.board import measure_on_board
+
+        return measure_on_board(job.kernel, job.target, job.default, job.candidates, job.depth)
     if job.mode == "device":
         from tilewright.tune.remote import measure_there
 
@@ -96,6 +102,11 @@ def _checked(job: Job, estimates: list[Outcome]) -> list[Outcome]:
     """Compare results in the emulator; estimates stand, with the ratio of instructions as a note."""
     from tilewright.tune.remote import measure_there
 
+    if job.target.gpu is not None:
+        return [
+            _emulated(job, trace, outcome) if outcome.verdict == "faster" else outcome
+            for trace, outcome in zip(job.candidates, estimates, strict=True)
+        ]
     out: list[Outcome] = []
     for trace, outcome in zip(job.candidates, estimates, strict=True):
         if outcome.verdict != "faster":
@@ -114,6 +125,44 @@ def _checked(job: Job, estimates: list[Outcome]) -> list[Outcome]:
             counted = f", {ran.ratio:.3f} times the instructions" if ran.ratio else ""
             out.append(replace(outcome, note=f"estimate; same results in the emulator{counted}"))
     return out
+
+
+#: Blocks of a grid that are run to check a candidate for a GPU.
+GPU_BLOCKS = 4
+
+
+def _emulated(job: Job, trace: Trace, estimate: Outcome) -> Outcome:
+    """A candidate for a GPU: some blocks in the interpreter of threads, against the unscheduled kernel as this
+    machine's code."""
+    from tilewright.pipeline import resolve_target
+
+    if any(s < 0 for p in job.kernel.params for s in p.buffer.strides):
+        return replace(estimate, note="estimate; results not checked: a window runs backwards")
+    try:
+        bench = _Bench(replace(job, target=resolve_target("host"), default=(), candidates=()))
+        kernel = admit(job.kernel, trace)
+        packs = {p.buffer: p for p in kernel.packs}
+        arrays: dict[str, Array] = {}
+        wanted: dict[str, Array] = {}
+        for p in kernel.params:
+            name = p.buffer.name
+            if p.role == "out":
+                plain = np.ascontiguousarray(bench.expected[name])
+                wanted[name] = view_of(p.buffer, plain.view(np.uint8), 0)
+                arrays[name] = np.zeros(p.buffer.shape, p.buffer.dtype.numpy)
+            elif name in packs:
+                arrays[name] = pack_array(bench.values[name], packs[name])
+            else:
+                memory = np.ascontiguousarray(bench.values[name]).reshape(-1)
+                arrays[name] = view_of(p.buffer, memory.view(np.uint8), 0)
+        written = simt.run(kernel, arrays, GPU_BLOCKS)
+    except TilewrightError as err:
+        return Outcome("wrong", note=one_line(err))
+    for name, mask in written.items():
+        reason = departure(wanted[name][mask], arrays[name][mask], job.depth)
+        if reason:
+            return Outcome("wrong", note=f"{name}: {reason}")
+    return replace(estimate, note="estimate; same results in the interpreter of threads")
 
 
 def _estimated(job: Job) -> list[Outcome]:

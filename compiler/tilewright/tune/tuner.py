@@ -25,7 +25,7 @@ from tilewright.registry import Operator
 from tilewright.schedule.space import Choice
 from tilewright.schedule.target import Target
 from tilewright.schedule.trace import Trace
-from tilewright.tune import records
+from tilewright.tune import board, records
 from tilewright.tune.allocate import Progress, pick
 from tilewright.tune.identity import extents, kernel_hash, sum_length, target_hash
 from tilewright.tune.library import Decision, Library, default_trace, load_library, space_of
@@ -83,7 +83,11 @@ class Tuner:
     ) -> None:
         self.graph, self.target, self.folder = graph, target, folder
         self.here = runs_here(target) and not device
-        self.emulated = bool(target.emulator) and shutil.which(target.emulator[0]) is not None
+        self.emulated = target.gpu is not None or (
+            bool(target.emulator) and shutil.which(target.emulator[0]) is not None
+        )
+        if not device and board.emulated(target):
+            device = "emulator"  # its instructions are exact and cheap to count
         self.local = LocalExecutor(1, WHOLE_SECONDS)
         self.own = executor is None
         self.executor = executor or LocalExecutor(slots, JOB_SECONDS)
@@ -140,8 +144,9 @@ class Tuner:
             )
         if self.device == "emulator" or not (self.here or self.device):
             self.state.source = "estimate"
+            how = "instructions counted in an emulator" if self.device else "estimates"
             notes.append(
-                f"code for {self.target.name} cannot run here: schedules are ranked by estimates, "
+                f"code for {self.target.name} cannot run here: schedules are ranked by {how}, "
                 "nothing is timed"
             )
         if self.library.problems:

@@ -13,6 +13,7 @@ from tilewright.schedule.templates.contraction import (
     product,
     product_space,
 )
+from tilewright.schedule.templates.gpu_space import gpu_space
 from tilewright.schedule.templates.injective import injective, injective_space
 from tilewright.schedule.templates.rows import (
     column_reduction,
@@ -31,6 +32,7 @@ __all__ = [
     "convolution_space",
     "depthwise",
     "depthwise_space",
+    "gpu_space",
     "injective",
     "injective_space",
     "passes",

@@ -33,7 +33,9 @@ def depthwise(kernel: Kernel, target: Target) -> Trace:
 
 def depthwise_space(kernel: Kernel, target: Target) -> Space | None:
     """The schedules of a depthwise convolution or pooling; None where another template applies."""
-    if target.family != "simd" or "c" not in loops(kernel.body):
+    if mcu.applies(kernel, target) and target.lanes(4) == 1:
+        return mcu.depthwise_space(kernel, target)
+    if target.family == "cuda" or "c" not in loops(kernel.body):
         return None
     draft = _packed(kernel)
     rows, window = ["oh", "ow"], ["kh", "kw"]

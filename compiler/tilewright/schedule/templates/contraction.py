@@ -42,16 +42,20 @@ def product(kernel: Kernel, target: Target) -> Trace:
 
 def product_space(kernel: Kernel, target: Target) -> Space | None:
     """The schedules of a matrix product; None where another template than ours applies."""
-    if target.family != "simd" or "n" not in loops(kernel.body):
+    if mcu.applies(kernel, target):
+        return mcu.dot_space(kernel, target, ["m"], "n", ["k"])
+    if target.family == "cuda" or "n" not in loops(kernel.body):
         return None
     return contraction_space(kernel, target, ["m"], "n", ["k"], weights_of(kernel, "n", ["k"]))
 
 
 def convolution_space(kernel: Kernel, target: Target) -> Space | None:
     """The schedules of a convolution; None where another template than ours applies."""
-    if target.family != "simd" or "co" not in loops(kernel.body):
-        return None
     sums = ["kh", "kw", "ci"]
+    if mcu.applies(kernel, target):
+        return mcu.dot_space(kernel, target, ["oh", "ow"], "co", sums)
+    if target.family == "cuda" or "co" not in loops(kernel.body):
+        return None
     weights = weights_of(kernel, "co", sums)
     group = loops(kernel.body)["g"].extent.const if "g" in loops(kernel.body) else 1
     return contraction_space(kernel, target, ["oh", "ow"], "co", sums, weights, group)

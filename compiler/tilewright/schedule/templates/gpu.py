@@ -6,8 +6,7 @@ In: an unscheduled kernel and a target with `[gpu]`. Out: a trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import prod
 
 from tilewright.loop.ir import Alloc, For, Kernel, Load
@@ -21,19 +20,17 @@ from tilewright.schedule.templates.gpu_parts import (
     cut,
     divisor,
     independent,
-    powers,
     product_of,
     shared_bytes,
     widen_sums,
 )
+from tilewright.schedule.templates.gpu_tiles import FEWEST, MOST, Tile, default_tile
 from tilewright.schedule.templates.rows import accumulators
 from tilewright.schedule.templates.tensor_cores import tensor_cores
 from tilewright.schedule.trace import Trace
 
 #: Elements of a row of scratch that a thread holds in registers.
 MOST_HELD = 16
-#: Threads of a block that has no shared memory to fill: at least and at most.
-FEWEST, MOST = 32, 256
 
 
 def schedule(kernel: Kernel, target: Target) -> Trace:
@@ -47,8 +44,8 @@ def schedule(kernel: Kernel, target: Target) -> Trace:
     )
 
 
-def outputs(kernel: Kernel, target: Target) -> Trace:
-    """One thread per iteration of the independent outer loops of each nest."""
+def outputs(kernel: Kernel, target: Target, most: int = MOST) -> Trace:
+    """One thread per iteration of the independent outer loops of each nest, `most` of them in a block."""
     d = Draft(kernel)
     widen_sums(d)
     if any(isinstance(s, Alloc) for s in kernel.body):
@@ -57,11 +54,11 @@ def outputs(kernel: Kernel, target: Target) -> Trace:
     for i, top in enumerate([s for s in kernel.body if isinstance(s, For)]):
         free = independent(top)
         total = prod(d.extent(v) for v in free)
-        size = next((n for n in range(MOST, FEWEST - 1, -1) if total % n == 0), 0)
-        if total <= MOST or size:
+        size = next((n for n in range(most, FEWEST - 1, -1) if total % n == 0), 0)
+        if total <= most or size:
             _linear(d, free, i, size or total)
         elif free:
-            _by_loop(d, free, i)
+            _by_loop(d, free, i, most)
     _hold(d)
     return d.trace
 
@@ -96,15 +93,15 @@ def _linear(d: Draft, free: Sequence[str], i: int, size: int) -> None:
     d.do("bind", f"thread{i}", "thread")
 
 
-def _by_loop(d: Draft, free: Sequence[str], i: int) -> None:
+def _by_loop(d: Draft, free: Sequence[str], i: int, most: int) -> None:
     """The innermost loop gives the threads, some of which idle in its last block, the others blocks."""
     last = free[-1]
     for v in free[:-1]:
         d.do("bind", v, "block")
-    if d.extent(last) <= MOST:
+    if d.extent(last) <= most:
         d.do("bind", last, "thread")
         return
-    d.do("split", last, MOST, f"block{i}", f"thread{i}")
+    d.do("split", last, most, f"block{i}", f"thread{i}")
     d.do("bind", f"block{i}", "block")
     d.do("bind", f"thread{i}", "thread")
 
@@ -115,37 +112,28 @@ def _by_loop(d: Draft, free: Sequence[str], i: int) -> None:
 def tiled(kernel: Kernel, target: Target) -> Trace | None:
     """A block computes a tile of outputs, each thread a small tile of it, from operands in shared memory.
 
-    Tiles divide the output exactly where that leaves enough threads, else the last ones overlap; None where
-    the output is too small for either. The sum is cut into the largest pieces whose operands fit.
+    The tile is the best by the data sheet's numbers; None where the output is too small for any. The sum is
+    cut into the largest pieces whose operands fit.
     """
+    found = default_tiling(kernel, target)
+    return None if found is None else tile_draft(kernel, *found).trace
+
+
+def default_tiling(kernel: Kernel, target: Target) -> tuple[Product, Tile, int] | None:
+    """The product that a kernel is, its tile, the length of the pieces of its sum."""
     assert target.gpu is not None
     p = product_of(kernel)
-    if p is None:
-        return None
-    tile = _tile(Draft(kernel), p.rows, p.cols)
-    if tile is None:
+    tile = default_tile(Draft(kernel), p, target.gpu) if p is not None else None
+    if p is None or tile is None:
         return None
     length = Draft(kernel).extent(p.sums[-1])
     for size in sorted({divisor(length, n) for n in (16, 8, 4, 2, 1)}, reverse=True):
-        d = _tiled(kernel, p, tile, size)
-        if shared_bytes(d.kernel) <= target.gpu.shared_block:
-            return d.trace
+        if shared_bytes(tile_draft(kernel, p, tile, size).kernel) <= target.gpu.shared_block:
+            return p, tile, size
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Tile:
-    """Outputs per thread and threads per block, by loop."""
-
-    each: dict[str, int]
-    threads: dict[str, int]
-
-    @property
-    def outputs(self) -> int:
-        return prod(self.each.values()) * prod(self.threads.values())
-
-
-def _tiled(kernel: Kernel, p: Product, tile: _Tile, size: int) -> Draft:
+def tile_draft(kernel: Kernel, p: Product, tile: Tile, size: int) -> Draft:
     """The schedule with pieces of `size` steps of the innermost sum."""
     d = Draft(kernel)
     each, threads = tile.each, tile.threads
@@ -189,32 +177,6 @@ def _tiled(kernel: Kernel, p: Product, tile: _Tile, size: int) -> Draft:
     return d
 
 
-def _tile(d: Draft, rows: Sequence[str], cols: str) -> _Tile | None:
-    """Outputs per thread and threads per block along each loop.
-
-    Divisors of the loops, unless powers of two, whose last tiles overlap, give a much larger tile."""
-    exact = _sized(d, rows, cols, divisor)
-    rough = _sized(d, rows, cols, lambda n, most: powers(min(n, max(most, 1)))[0])
-    found = [t for t in (exact, rough) if prod(t.threads.values()) >= FEWEST]
-    if len(found) == 2 and rough.outputs < 4 * exact.outputs:
-        return exact
-    return found[-1] if found else None
-
-
-def _sized(d: Draft, rows: Sequence[str], cols: str, largest: Callable[[int, int], int]) -> _Tile:
-    """A tile of numbers that `largest` (extent, bound) picks."""
-    each = dict.fromkeys([*rows, cols], 1)
-    each[cols] = largest(d.extent(cols), 4)
-    each[rows[-1]] = largest(d.extent(rows[-1]), 4)
-    threads = dict.fromkeys([*rows, cols], 1)
-    budget = MOST
-    for v in [cols, *reversed(rows)]:
-        most = min(budget, 16) if v != rows[0] or len(rows) == 1 else budget
-        threads[v] = largest(d.extent(v) // each[v], most)
-        budget //= threads[v]
-    return _Tile(each, threads)
-
-
 def _pack_columns(d: Draft, weights: Load, cols: str, sums: Sequence[str], dots: bool) -> None:
     """Constant weights with the output channels side by side, so that threads read consecutive ones;
     for `dots` in runs of the sum."""
@@ -237,8 +199,10 @@ LONG_ROW = 64
 MANY_ROWS = 1 << 14
 
 
-def rows(kernel: Kernel, target: Target) -> Trace | None:
+def rows(kernel: Kernel, target: Target, most: int = MOST // 2) -> Trace | None:
     """A block per row of a reduction or of several passes: partial sums per thread in shared memory.
+
+    `most`: threads of a block, a power of two; shorter rows have fewer.
 
     None where rows are many, or short and without scratch that a thread alone would keep in memory, or where
     something in them cannot be shared.
@@ -252,7 +216,7 @@ def rows(kernel: Kernel, target: Target) -> Trace | None:
     held = max(_scratch(kernel).values(), default=1)
     if (longest < LONG_ROW and held <= MOST_HELD) or prod(d.extent(v) for v in free) > MANY_ROWS:
         return None
-    width = 1 << min(longest.bit_length() - 1, MOST.bit_length() - 2)
+    width = 1 << min(longest.bit_length() - 1, most.bit_length() - 1)
     for key, var in accumulators(kernel).items():
         n = d.extent(var)
         count = min(width, 1 << (n.bit_length() - 1))

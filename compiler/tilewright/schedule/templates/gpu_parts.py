@@ -1,10 +1,12 @@
-"""What schedules for GPUs share: questions about kernels.
+"""What schedules for GPUs share: questions about kernels, what a block costs.
 
-In: kernels, drafts. Out: facts, steps. Invariant: nothing here chooses the numbers of a schedule.
+In: kernels, drafts. Out: facts, steps, modelled times. Invariant: nothing here chooses the numbers of a
+schedule.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +14,7 @@ from tilewright.core.dtypes import F16, F32
 from tilewright.loop.ir import Alloc, Cast, Fma, For, Kernel, Load, Store, span
 from tilewright.loop.rewrite import expressions, loops, walk
 from tilewright.schedule.legality import carried
+from tilewright.schedule.target import Gpu
 from tilewright.schedule.templates.draft import Draft
 
 
@@ -109,3 +112,59 @@ def divisor(n: int, most: int) -> int:
 def powers(most: int, least: int = 1) -> Sequence[int]:
     """Powers of two, the largest first."""
     return [1 << i for i in range(30, -1, -1) if least <= 1 << i <= most]
+
+
+# ---------------------------------------------------------------- what a schedule costs
+
+#: Registers of a thread besides the values it holds: addresses, counters.
+OVERHEAD = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a launch takes: `blocks` of `threads`, each thread holding `held` values of 4 bytes, each block
+    `shared` bytes of memory, doing `operations`, moving `bytes` of device and `shared_bytes` of shared memory."""
+
+    blocks: int
+    threads: int
+    held: int
+    shared: int
+    operations: float
+    bytes: float
+    shared_bytes: float
+
+
+def modelled(w: Work, gpu: Gpu, peak: float) -> float:
+    """Seconds at `peak` operations a second of the whole device; infinite for what cannot be launched, or
+    would spill.
+
+    Blocks come in waves of as many as registers, threads and shared memory of a multiprocessor leave room for;
+    a wave takes the slowest of arithmetic, shared and device memory, longer where few threads hide latency.
+    """
+    warps = -(-w.threads // gpu.warp)
+    registers = w.held + OVERHEAD
+    if w.threads > gpu.threads_block or registers > gpu.registers_thread:
+        return math.inf
+    if w.shared > gpu.shared_block:
+        return math.inf
+    room = min(
+        gpu.blocks_sm,
+        gpu.threads_sm // (warps * gpu.warp),
+        gpu.registers_sm // (registers * warps * gpu.warp),
+        gpu.shared_sm // max(w.shared + 1024, 1),
+    )
+    if room < 1:
+        return math.inf
+    at_once = min(room, -(-w.blocks // gpu.multiprocessors))
+    waves = -(-w.blocks // (gpu.multiprocessors * at_once))
+    busy = min(1.0, at_once * w.threads / (gpu.threads_sm / 4))
+    each = max(
+        w.operations * gpu.multiprocessors / peak,
+        w.shared_bytes / SHARED_BANDWIDTH,
+        w.bytes * gpu.multiprocessors / gpu.bandwidth,
+    )
+    return waves * at_once * each / busy
+
+
+#: Bytes a second from the shared memory of one multiprocessor: 32 banks of 4 bytes at about 1.4 GHz.
+SHARED_BANDWIDTH = 128 * 1.4e9

@@ -8,19 +8,39 @@ halves the loads and is what 14 registers hold (Lai et al., "CMSIS-NN", 2018, us
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tilewright.core.index import variables
 from tilewright.loop.ir import Buffer, Cast, Fma, For, Kernel, Load
 from tilewright.loop.rewrite import expressions, loops
+from tilewright.schedule.space import Choice, Space, Value
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.draft import Draft, buffers, stride
 from tilewright.schedule.trace import Trace
 
 #: Steps of the sum that are spelled out, as dot products or one by one: more cost flash and save little.
 MAX_DOTS, MAX_STEPS = 16, 16
+#: General registers that an inner loop can use.
+GENERAL = 14
 #: Outputs of a block that share an operand: pixels of a depthwise convolution, channels of a phase.
 PIXELS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Outputs that are computed together, and how much of the sum is spelled out.
+
+    pixels, channels   of a block
+    width              elements that one dot product takes; 1: none is used
+    steps              dot products or products that are spelled out, at most
+    """
+
+    pixels: int
+    channels: int
+    width: int
+    steps: int
 
 
 def dot_product(
@@ -32,12 +52,76 @@ def dot_product(
     cols   loop of output channels
     sums   loops of the reduction, outermost first
     """
+    return _blocked(kernel, target, rows, cols, sums, _default(kernel, target, rows, cols, sums))
+
+
+def dot_space(
+    kernel: Kernel, target: Target, rows: Sequence[str], cols: str, sums: Sequence[str]
+) -> Space:
+    """The same as a space: blocks whose sums and operands the registers can hold."""
+    own = _default(kernel, target, rows, cols, sums)
     d = Draft(kernel)
-    present = [v for v in sums if d.has(v)]
-    width, along = _dot_run(kernel, target, present)
-    flat = _contiguous_pair(d, present, along)
+    row = next((v for v in reversed(rows) if d.has(v)), None)
+    pixels = d.extent(row) if row is not None else 1
+    widths, _ = _dot_runs(kernel, target, [v for v in sums if d.has(v)])
+    registers = target.registers if _is_float(kernel) else GENERAL
+    params: dict[str, tuple[Value, ...]] = {
+        "pixels": _upto(pixels, own.pixels),
+        "channels": _upto(d.extent(cols), own.channels),
+        "width": tuple(sorted({1, own.width, *widths})),
+        "steps": tuple(sorted({own.steps, 2, 4, 8, 16, 32})),
+    }
+
+    def cost(c: Choice) -> float:
+        held = int(c["pixels"]) * int(c["channels"]) + int(c["pixels"]) + int(c["channels"])
+        if held > 2 * registers:
+            return math.inf
+        loads = 1 / int(c["pixels"]) + 1 / int(c["channels"])
+        spilt = 1 + 0.5 * max(0, held - registers) / registers
+        return (1 + loads) * spilt / min(int(c["width"]), 4) * (1 + 0.5 / int(c["steps"]))
+
+    def build(c: Choice) -> Trace:
+        block = Block(int(c["pixels"]), int(c["channels"]), int(c["width"]), int(c["steps"]))
+        return _blocked(kernel, target, rows, cols, sums, block)
+
+    default = {
+        "pixels": own.pixels, "channels": own.channels, "width": own.width, "steps": own.steps,
+    }  # fmt: skip
+    return Space("mcu-dot", params, default, build, cost)
+
+
+def _upto(n: int, own: int) -> tuple[Value, ...]:
+    """Small numbers of outputs, at most `n`."""
+    return tuple(sorted({own, *(v for v in (1, 2, 3, 4, 6, 8) if v <= n)}))
+
+
+def _default(
+    kernel: Kernel, target: Target, rows: Sequence[str], cols: str, sums: Sequence[str]
+) -> Block:
+    d = Draft(kernel)
+    widths, _ = _dot_runs(kernel, target, [v for v in sums if d.has(v)])
     row = next((v for v in reversed(rows) if d.has(v)), None)
     pixels, channels = _block(d, row, cols, _is_float(kernel))
+    width = widths[0] if widths else 1
+    return Block(pixels, channels, width, MAX_DOTS if width > 1 else MAX_STEPS)
+
+
+def _blocked(
+    kernel: Kernel,
+    target: Target,
+    rows: Sequence[str],
+    cols: str,
+    sums: Sequence[str],
+    block: Block,
+) -> Trace:
+    d = Draft(kernel)
+    present = [v for v in sums if d.has(v)]
+    _, along = _dot_runs(kernel, target, present)
+    width, pixels, channels = block.width, block.pixels, block.channels
+    if width == 1:
+        along = None
+    flat = _contiguous_pair(d, present, along)
+    row = next((v for v in reversed(rows) if d.has(v)), None)
     outer = [v for v in loops(kernel.body) if v not in {*present, cols, *rows}]
     _pack(d, kernel, cols, channels, present, along if width > 1 else None, width)
     order: list[str] = []
@@ -80,19 +164,47 @@ def dot_product(
         head[-2:] = [joined]
     for v in inner:
         d.do("unroll", v)
-    _unroll(d, head, MAX_DOTS if width > 1 else MAX_STEPS)
+    _unroll(d, head, block.steps)
     return d.trace
 
 
 def depthwise(kernel: Kernel, target: Target) -> Trace:
     """One channel at a time, a few pixels of a row at once so that they share the weights."""
+    return _depthwise(kernel, _row_of_pixels(kernel), MAX_STEPS)
+
+
+def depthwise_space(kernel: Kernel, target: Target) -> Space:
+    """The same as a space."""
+    own = _row_of_pixels(kernel)
+    n = Draft(kernel).extent("ow")
+    params: dict[str, tuple[Value, ...]] = {
+        "pixels": tuple(sorted({own, *(v for v in range(1, 9) if v <= n)})),
+        "steps": (1, 3, 5, 9, MAX_STEPS, 25),
+    }
+
+    def cost(c: Choice) -> float:
+        pixels = int(c["pixels"])
+        if 2 * pixels > 2 * GENERAL:
+            return math.inf
+        return (1 + 1 / pixels) * (1 + 0.5 / int(c["steps"])) * -(-n // pixels) * pixels / n
+
+    return Space(
+        "mcu-depthwise", params, {"pixels": own, "steps": MAX_STEPS},
+        lambda c: _depthwise(kernel, int(c["pixels"]), int(c["steps"])), cost,
+    )  # fmt: skip
+
+
+def _row_of_pixels(kernel: Kernel) -> int:
+    return _even_divisor(Draft(kernel).extent("ow"), PIXELS + 2)
+
+
+def _depthwise(kernel: Kernel, size: int, steps: int) -> Trace:
     d = Draft(kernel)
     taps = [v for v in ("kh", "kw") if d.has(v)]
     order = [v for v in ("n", "oh") if d.has(v)]
     rest = [v for v in loops(kernel.body) if v not in {*order, *taps, "ow", "c"}]
     inner: list[str] = []
     if d.has("ow"):
-        size = _even_divisor(d.extent("ow"), PIXELS + 2)
         if 1 < size < d.extent("ow"):
             d.do("split", "ow", size, "owo", "owi")
             order.append("owo")
@@ -107,7 +219,7 @@ def depthwise(kernel: Kernel, target: Target) -> Trace:
         d.do("stage", inner)
         d.do("reorder", [*taps, *inner])
         d.do("unroll", inner[0])
-    _unroll(d, taps, MAX_STEPS)
+    _unroll(d, taps, steps)
     return d.trace
 
 
@@ -179,11 +291,13 @@ def _operands(kernel: Kernel) -> tuple[Load, Load] | None:
     return None
 
 
-def _dot_run(kernel: Kernel, target: Target, sums: Sequence[str]) -> tuple[int, str | None]:
+def _dot_runs(
+    kernel: Kernel, target: Target, sums: Sequence[str]
+) -> tuple[tuple[int, ...], str | None]:
     """(width, loop) of the dot products: the innermost sum over bytes that lie side by side."""
     found = _operands(kernel)
     if found is None or any(x.dtype.bytes != 1 for x in found):
-        return 1, None
+        return (), None
     known = buffers(kernel)
     data = found[0]
     widths = (16, 8, 4) if "mve" in target.dot else (4,) if target.dot else ()
@@ -191,10 +305,10 @@ def _dot_run(kernel: Kernel, target: Target, sums: Sequence[str]) -> tuple[int, 
         if stride(known[data.buffer], data.index, v) != 1:
             continue
         n = Draft(kernel).extent(v)
-        for width in widths:
-            if n % width == 0:
-                return width, v
-    return 1, None
+        fitting = tuple(w for w in widths if n % w == 0)
+        if fitting:
+            return fitting, v
+    return (), None
 
 
 def _contiguous_pair(d: Draft, sums: Sequence[str], along: str | None) -> str | None:

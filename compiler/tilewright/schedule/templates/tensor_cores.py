@@ -8,6 +8,7 @@ the output, the last ones start early, so that nothing in the loops depends on a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product as pairs
 from math import prod
@@ -15,16 +16,19 @@ from math import prod
 from tilewright.loop import mma
 from tilewright.loop.ir import Kernel
 from tilewright.loop.rewrite import loops
-from tilewright.schedule.target import Target
+from tilewright.schedule.target import Gpu, Target
 from tilewright.schedule.templates.draft import Draft, weights_of
 from tilewright.schedule.templates.gpu_parts import (
     Product,
+    Work,
     cut,
+    modelled,
     powers,
     product_of,
     shared_bytes,
     widen_sums,
 )
+from tilewright.schedule.templates.gpu_tiles import blocks_of
 from tilewright.schedule.trace import Trace
 
 #: Tiles of 16 rows, and columns, that one block computes at most.
@@ -34,7 +38,7 @@ PIECE, COPY = 64, 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
     """A way to cut a product.
 
     patch   rows of one tile along each row loop: 16 in all
@@ -52,52 +56,53 @@ class _Plan:
 
 def tensor_cores(kernel: Kernel, target: Target) -> Trace | None:
     """The default schedule on tensor cores; None where they cannot compute a product, or it is too small."""
+    found = default_plan(kernel, target)
+    if found is None or target.gpu is None:
+        return None
+    d = plan_draft(kernel, *found)
+    return d.trace if shared_bytes(d.kernel) <= target.gpu.shared_block else None
+
+
+def default_plan(kernel: Kernel, target: Target) -> tuple[Product, Plan] | None:
+    """The product that a kernel is and how to cut it by default; None where tensor cores do not apply."""
     gpu = target.gpu
     p = product_of(kernel)
     if gpu is None or p is None or mma.sum_type(p.a.dtype, p.b.dtype) is None:
         return None
     if mma.kind(p.a.dtype) not in gpu.mma:
         return None
-    plan = _planned(Draft(kernel), p, gpu.multiprocessors)
-    if plan is None:
-        return None
-    d = _scheduled(kernel, p, plan)
-    return d.trace if shared_bytes(d.kernel) <= gpu.shared_block else None
+    plan = _planned(Draft(kernel), p, gpu)
+    return None if plan is None else (p, plan)
 
 
 # ---------------------------------------------------------------- how to cut
 
 
-def _planned(d: Draft, p: Product, multiprocessors: int) -> _Plan | None:
-    """The largest tiles that leave a block for every multiprocessor, else those of half the size."""
+def _planned(d: Draft, p: Product, gpu: Gpu) -> Plan | None:
+    """The cheapest of plans with large and with small tiles, of equal ones the larger."""
     length = d.extent(p.sums[-1])
     depth = next((n for n in mma.depths(p.a.dtype) if length % n == 0), 0)
-    patch = _patch(tuple(d.extent(v) for v in p.rows))
+    sizes = tuple(d.extent(v) for v in p.rows)
+    patch = next(iter(patches(sizes)), None)
     if not depth or patch is None or d.extent(p.cols) < mma.COLS:
         return None
     piece = next(n for n in powers(PIECE // p.a.dtype.bytes, depth) if length % n == 0)
-    outer = prod(d.extent(v) for v in loops(d.kernel.body) if v not in {*p.rows, *p.sums, p.cols})
-    best: _Plan | None = None
-    for most_tiles, most_cols in ((MOST_TILES, MOST_COLS), (MOST_TILES // 2, MOST_COLS // 2)):
-        tiles = _tiles(tuple(d.extent(v) for v in p.rows), patch, most_tiles)
-        cols = _cols(d.extent(p.cols), most_cols)
-        best = _Plan(patch, tiles, cols, depth, piece)
-        blocks = outer * -(-d.extent(p.cols) // cols)
-        for v, n, t in zip(p.rows, patch, tiles, strict=True):
-            blocks *= -(-d.extent(v) // (n * t))
-        if blocks >= multiprocessors:
-            break
-    return best
+    plans = [
+        Plan(patch, _tiles(sizes, patch, tiles), _cols(d.extent(p.cols), cols), depth, piece)
+        for tiles in powers(MOST_TILES)
+        for cols in powers(MOST_COLS, mma.COLS)
+    ]
+    return min(plans, key=lambda plan: plan_cost(d, p, plan, gpu))
 
 
-def _patch(sizes: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The patch of 16 pixels with the fewest computed twice; long rows where that is equal."""
+def patches(sizes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """All patches of 16 pixels: those with the fewest computed twice first, long rows where that is equal."""
     fitting = [
         patch
         for patch in pairs(powers(mma.ROWS), repeat=len(sizes))
         if prod(patch) == mma.ROWS and all(n <= s for n, s in zip(patch, sizes, strict=True))
     ]
-    return min(fitting, key=lambda c: (_covered(sizes, c), c), default=None)
+    return sorted(fitting, key=lambda c: (_covered(sizes, c), c))
 
 
 def _tiles(sizes: tuple[int, ...], patch: tuple[int, ...], most: int) -> tuple[int, ...]:
@@ -131,7 +136,8 @@ def _covered(sizes: tuple[int, ...], tile: tuple[int, ...]) -> int:
 # ---------------------------------------------------------------- the steps
 
 
-def _scheduled(kernel: Kernel, p: Product, plan: _Plan) -> Draft:
+def plan_draft(kernel: Kernel, p: Product, plan: Plan) -> Draft:
+    """The schedule of a plan; `ScheduleError` where tiles do not fit the output."""
     d = Draft(kernel)
     widen_sums(d)
     _pack(d, p)
@@ -185,7 +191,7 @@ def _warps(d: Draft, v: str, warps: list[str], inner: list[str]) -> None:
     inner.append(f"{v}m")
 
 
-def _summed(d: Draft, p: Product, plan: _Plan) -> tuple[list[str], list[str]]:
+def _summed(d: Draft, p: Product, plan: Plan) -> tuple[list[str], list[str]]:
     """Loops over pieces of the sum, and those within one; the last is what an instruction adds."""
     last = p.sums[-1]
     pieces, inside = list(p.sums[:-1]), last
@@ -217,3 +223,26 @@ def _share(d: Draft, p: Product, where: str | None, threads: list[str]) -> None:
             count = prod(d.extent(v) for v in threads)
             if d.try_("share", x.buffer, where, count, width, COPY // size):
                 break
+
+
+# ---------------------------------------------------------------- what it costs
+
+
+def plan_cost(d: Draft, p: Product, plan: Plan, gpu: Gpu) -> float:
+    """Modelled seconds of a plan; infinite where its tiles do not fit the output or the device."""
+    sizes = {v: n * t for v, n, t in zip(p.rows, plan.patch, plan.tiles, strict=True)}
+    sizes[p.cols] = plan.cols
+    if any(n > d.extent(v) for v, n in sizes.items()) or plan.piece % plan.depth:
+        return math.inf
+    rows, size = prod(sizes[v] for v in p.rows), p.a.dtype.bytes
+    warps = (2 if prod(plan.tiles) >= 4 else 1) * (2 if plan.cols // mma.COLS >= 4 else 1)
+    tiles = rows // mma.ROWS * (plan.cols // mma.COLS) // warps
+    steps = prod(d.extent(v) for v in p.sums)
+    moved = (rows + plan.cols) * size
+    fragments = steps * size * (mma.ROWS + mma.COLS) * tiles * warps
+    work = Work(
+        blocks_of(d, p, sizes), warps * mma.LANES, (mma.HELD + 2) * tiles + 16,
+        moved // size * (plan.piece * size + 16), 2.0 * rows * plan.cols * steps, float(moved * steps),
+        float(fragments),
+    )  # fmt: skip
+    return modelled(work, gpu, gpu.flops_mma)
