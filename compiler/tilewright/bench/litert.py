@@ -47,8 +47,11 @@ def open_interpreter(source: Path | bytes, **options: Any) -> Any:
     """An interpreter of LiteRT with its tensors not allocated yet."""
     module: Any = importlib.import_module(f"{PACKAGE}.interpreter")
     model = {"model_content": source} if isinstance(source, bytes) else {"model_path": str(source)}
+    kinds = module.OpResolverType
     if options.pop("reference", False):
-        options["experimental_op_resolver_type"] = module.OpResolverType.BUILTIN_REF
+        options["experimental_op_resolver_type"] = kinds.BUILTIN_REF
+    if options.pop("plain", False):
+        options["experimental_op_resolver_type"] = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     with _quiet():
         return module.Interpreter(**model, **options)
 
@@ -74,7 +77,11 @@ def litert_reference(source: Path | bytes, inner: set[str]) -> Reference | None:
     """
     if not installed():
         return None
-    interpreter = open_interpreter(source, reference=True, experimental_preserve_all_tensors=True)
+    keep = {"experimental_preserve_all_tensors": True}
+    try:
+        interpreter = open_interpreter(source, reference=True, **keep)
+    except ValueError:  # an operator that has no reference kernel
+        interpreter = open_interpreter(source, plain=True, **keep)
     with _quiet():
         interpreter.allocate_tensors()
     by_name: dict[str, int] = {}

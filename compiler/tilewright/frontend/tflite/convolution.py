@@ -185,16 +185,28 @@ def _l2_pool(node: TfliteNode) -> str:
 
 
 def _local_response(node: TfliteNode) -> str:
-    """x / (bias + alpha * sum of squares over 2 radius + 1 channels)^beta: no division by their number."""
-    size = 2 * int(node.option("Radius", 5)) + 1
+    """x / (bias + alpha * sum of squares)^beta over channels c - radius .. c + radius - 1.
+
+    The kernels of the format leave the last channel of the window out; `lrn` over an even number of
+    channels has the longer half behind, so the channels go backwards.
+    """
+    size = 2 * int(node.option("Radius", 5))
+    alpha = float(node.option("Alpha", 1.0)) * size
     attrs = {
-        "size": size, "alpha": float(node.option("Alpha", 1.0)) * size,
-        "beta": float(node.option("Beta", 0.5)), "bias": float(node.option("Bias", 1.0)),
+        "size": max(size, 1), "alpha": alpha, "beta": float(node.option("Beta", 0.5)),
+        "bias": float(node.option("Bias", 1.0)),
     }  # fmt: skip
-    return node.nhwc(node.add("lrn", node.nchw(node.value(0)), **attrs))
+    shape = node.type_of(node.nchw(node.value(0))).shape
+    turn: dict[str, Any] = {
+        "starts": (0, shape[1] - 1, 0, 0), "ends": (shape[0], -1, *shape[2:]), "steps": (1, -1, 1, 1)
+    }  # fmt: skip
+    turned = node.add("slice", node.nchw(node.value(0)), **turn)
+    return node.nhwc(node.add("slice", node.add("lrn", turned, **attrs), **turn))
 
 
-def _resize(mode: str) -> Any:
+def resize(mode: str, to: str = "") -> Any:
+    """Importer of a resampling; the result has another type with `to`."""
+
     def importer(node: TfliteNode) -> str:
         size = node.need_ints(1, "the size of the result")
         x = node.nchw(node.value(0))
@@ -210,6 +222,7 @@ def _resize(mode: str) -> Any:
         attrs = {
             "sizes": (n, c, *size), "scales": (1.0, 1.0, size[0] / h, size[1] / w), "mode": mode,
             "coord": coord, "nearest_mode": rounding, "cubic_a": -0.75, "exclude_outside": False,
+            **({"to": to} if to else {}),
         }  # fmt: skip
         return node.nhwc(node.add("resize", x, **attrs))
 
@@ -237,8 +250,8 @@ FLOAT: Importers = {
     "AVERAGE_POOL_2D": one(lambda n: n.activated(average_pool(n, n.value(0)))),
     "L2_POOL_2D": one(_l2_pool),
     "LOCAL_RESPONSE_NORMALIZATION": one(_local_response),
-    "RESIZE_BILINEAR": one(_resize("linear")),
-    "RESIZE_NEAREST_NEIGHBOR": one(_resize("nearest")),
+    "RESIZE_BILINEAR": one(resize("linear")),
+    "RESIZE_NEAREST_NEIGHBOR": one(resize("nearest")),
     "DEPTH_TO_SPACE": one(depth_to_space),
     "SPACE_TO_DEPTH": one(space_to_depth),
 }

@@ -434,7 +434,13 @@ def _mean_or_sum(mean: bool) -> Callable[[TfliteNode], str]:
 
 
 def _resize_bilinear(node: TfliteNode) -> str:
-    """Coordinates in steps of 1/1024, as the reference kernel has them; sums are rounded once."""
+    """Signed bytes by coordinates in steps of 1/1024, unsigned ones by floats; rounded once."""
+    y = _in_steps(node) if node.type(0).dtype is I8 else convolution.resize("linear", "f32")(node)
+    one_step, none = node.constant(np.ones((), np.float32)), np.zeros((), node.type(0).dtype.numpy)
+    return node.add("quantize", y, one_step, node.constant(none), away=True)
+
+
+def _in_steps(node: TfliteNode) -> str:
     size = node.need_ints(1, "the size of the result")
     x = node.nchw(node.value(0))
     shape = node.type_of(x).shape
@@ -447,14 +453,12 @@ def _resize_bilinear(node: TfliteNode) -> str:
         step = ((inner << 10) + outer // 2) // outer
         start = step // 2 - 512 if node.option("HalfPixelCenters", False) else 0
         lines += [step, start, 1024]
-    scales = (1.0, 1.0, size[0] / shape[2], size[1] / shape[3])
     attrs = {
-        "sizes": (*shape[:2], *size), "scales": scales, "mode": "linear", "coord": "asymmetric",
-        "nearest_mode": "floor", "cubic_a": -0.75, "exclude_outside": False, "lines": tuple(lines), "to": "f32",
+        "sizes": (*shape[:2], *size), "scales": (1.0, 1.0, size[0] / shape[2], size[1] / shape[3]),
+        "mode": "linear", "coord": "asymmetric", "nearest_mode": "floor", "cubic_a": -0.75,
+        "exclude_outside": False, "lines": tuple(lines), "to": "f32",
     }  # fmt: skip
-    y = node.add("resize", x, **attrs)
-    one_step, none = node.constant(np.ones((), np.float32)), np.zeros((), node.type(0).dtype.numpy)
-    return node.nhwc(node.add("quantize", y, one_step, node.constant(none), away=True))
+    return node.nhwc(node.add("resize", x, **attrs))
 
 
 def _reduce(op: str) -> Callable[[TfliteNode], str]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tilewright.core.dtypes import I8, I16, I32, U8
+from tilewright.core.dtypes import F32, I8, I16, I32, U8
 from tilewright.frontend.tflite import (
     convolution,
     elementwise,
+    hybrid,
     integers,
     movement,
     picking,
@@ -34,6 +35,8 @@ FLOAT: Importers = {
 
 INTEGER: Importers = integers.INTEGER
 
+HYBRID: Importers = hybrid.HYBRID
+
 #: What of `INTEGER` takes 16-bit tensors as well.
 _WIDE = frozenset(
     {"ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "CONCATENATION", "RELU", "RELU6", "QUANTIZE", "MAX_POOL_2D",
@@ -45,6 +48,8 @@ _WIDE = frozenset(
 def importer(node: TfliteNode) -> Importer:
     """What imports the operator for operands of these types."""
     code = node.op.code
+    if code in HYBRID and _is_hybrid(node):
+        return HYBRID[code]
     if code in BYTES:
         return BYTES[code]
     if code == "DEQUANTIZE" or not any(_integers(t) for t in node.tensors()):
@@ -54,6 +59,12 @@ def importer(node: TfliteNode) -> Importer:
     if code in INTEGER and (_integers(main) or code == "QUANTIZE") and (small or main.dtype is I32):
         return INTEGER[code]
     return _through_floats
+
+
+def _is_hybrid(node: TfliteNode) -> bool:
+    """Whether floats meet constant weights of bytes."""
+    w, y = node.tensor(1), node.result()
+    return w.dtype is I8 and w.data is not None and _integers(w) and y.dtype is F32
 
 
 def _integers(t: Tensor) -> bool:
