@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from tilewright.core.attributes import axis_of
 from tilewright.core.dtypes import BOOL, I64
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
@@ -97,6 +99,23 @@ def _importer(name: str) -> Callable[[ImportNode], Sequence[str]]:
     return importer
 
 
+def _hardmax(node: ImportNode) -> Sequence[str]:
+    """1 at the first maximum along the axis, else 0; before opset 13 along all dims from the axis on."""
+    t = node.type(0)
+    axis = axis_of(node.attr("axis", 1 if node.opset < 13 else -1), max(t.rank, 1))
+    shape = t.shape
+    x = node.inputs[0]
+    if node.opset < 13:
+        flat = (prod(t.shape[:axis]), prod(t.shape[axis:]))
+        (x,) = node.add("reshape", [x], {"shape": flat})
+        shape, axis = flat, 1
+    (best,) = node.add("argmax", [x], {"axis": axis, "keepdims": True, "select_last": False})
+    along = np.arange(shape[axis]).reshape([-1 if d == axis else 1 for d in range(len(shape))])
+    (hit,) = node.add("eq", [best, node.constant(along, "along")])
+    (y,) = node.add("cast", [hit], {"to": t.dtype.name})
+    return node.add("reshape", [y], {"shape": t.shape}) if shape != t.shape else [y]
+
+
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
     for shape, axis in (((17,), 0), ((3, 20), 1), ((4, 3, 5), 1)):
         for last in (False, True):
@@ -114,7 +133,7 @@ OPERATORS = [
         lower=_lower(largest),
         samples=_samples,
         flops=lambda types, attrs: types[0].size if types[0] else 0,
-        onnx={onnx: _importer(name)},
+        onnx={onnx: _importer(name), **({"Hardmax": _hardmax} if largest else {})},
         doc=f"index of the {'largest' if largest else 'smallest'} element along `axis`",
     )
     for name, onnx, largest in (("argmax", "ArgMax", True), ("argmin", "ArgMin", False))

@@ -70,11 +70,40 @@ def _batch_compute(
 
 
 def _import_batch(node: ImportNode) -> Sequence[str]:
-    if node.attr("training_mode", 0) or node.output_count > 1:
-        raise node.fail("training mode is not supported: export the model for inference")
+    if node.attr("training_mode", 0):
+        return _batch_training(node)
+    if node.output_count > 1:
+        raise node.fail("its statistics outputs are not supported: export the model for inference")
     if not node.attr("spatial", 1):
         raise node.fail("statistics per element (spatial=0) are not supported: export with opset 9")
     return node.add("batch_norm", node.inputs[:5], {"epsilon": float(node.attr("epsilon", 1e-5))})
+
+
+def _batch_training(node: ImportNode) -> Sequence[str]:
+    """Normalisation with the batch's own statistics; those given move towards them by 1 - momentum."""
+    t = node.type(0)
+    axes = tuple(d for d in range(t.rank) if d != 1)
+    momentum = float(node.attr("momentum", 0.9))
+
+    def number(value: float) -> str:
+        return node.constant(np.asarray(value, t.dtype.numpy), "number")
+
+    (mean,) = node.add("reduce_mean", [node.inputs[0]], {"axes": axes, "keepdims": True})
+    (delta,) = node.add("sub", [node.inputs[0], mean])
+    (square,) = node.add("mul", [delta, delta])
+    (variance,) = node.add("reduce_mean", [square], {"axes": axes, "keepdims": True})
+    statistics: list[str] = []
+    for own, kept in ((mean, node.inputs[3]), (variance, node.inputs[4])):
+        (flat,) = node.add("reshape", [own], {"shape": node.type_of(kept).shape})
+        statistics.append(flat)
+    inputs = [*node.inputs[:3], *statistics]
+    (y,) = node.add("batch_norm", inputs, {"epsilon": float(node.attr("epsilon", 1e-5))})
+    results = [y]
+    for own, kept in zip(statistics, node.inputs[3:5], strict=True):
+        (old,) = node.add("mul", [kept, number(momentum)])
+        (new,) = node.add("mul", [own, number(1 - momentum)])
+        results += node.add("add", [old, new])
+    return results
 
 
 # ---------------------------------------------------------------- layer_norm and instance_norm

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.attributes import axis_of
 from tilewright.core.dtypes import BOOL, DType, dtype
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
@@ -233,6 +234,22 @@ def _log_sum_exp(node: ImportNode) -> Sequence[str]:
     return node.add("add", [log, top])
 
 
+def _lp_normalize(node: ImportNode) -> Sequence[str]:
+    """x / (sum |x|^p)^(1/p) along an axis; 0 where the norm is 0."""
+    p, t = int(node.attr("p", 2)), node.type(0)
+    attrs = {"axes": (axis_of(node.attr("axis", -1), t.rank),), "keepdims": True}
+    x = node.inputs[0]
+    (value,) = node.add("abs", [x]) if p == 1 else node.add("mul", [x, x])
+    (norm,) = node.add("reduce_sum", [value], attrs)
+    if p == 2:
+        (norm,) = node.add("sqrt", [norm])
+    zero = node.constant(np.zeros((), t.dtype.numpy), "zero")
+    one = node.constant(np.ones((), t.dtype.numpy), "one")
+    (empty,) = node.add("eq", [norm, zero])
+    (norm,) = node.add("where", [empty, one, norm])
+    return node.add("div", [x, norm])
+
+
 def _global_lp(node: ImportNode) -> Sequence[str]:
     """(sum |x|^p)^(1/p) over all spatial dims."""
     p, number = int(node.attr("p", 2)), node.type(0).dtype.numpy
@@ -260,6 +277,7 @@ _ONNX: dict[str, dict[str, Callable[[ImportNode], Sequence[str]]]] = {
         "ReduceLogSum": _importer("reduce_sum", after="log"),
         "ReduceLogSumExp": _log_sum_exp,
         "GlobalLpPool": _global_lp,
+        "LpNormalization": _lp_normalize,
     },
     "reduce_mean": {
         "ReduceMean": _importer("reduce_mean"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.attributes import axis_of
 from tilewright.core.dtypes import BOOL
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
@@ -15,7 +16,7 @@ from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.graph.quantized import choice
 from tilewright.loop.builder import KernelBuilder, Reader, select
 from tilewright.loop.ir import Expr
-from tilewright.registry import Operator, Sample
+from tilewright.registry import ImportNode, Operator, Sample
 
 
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
@@ -43,6 +44,27 @@ def _compute(
     cond, a, b = x
     assert cond is not None and a is not None and b is not None
     return select(cond.broadcast(index), a.broadcast(index), b.broadcast(index))
+
+
+def _one_hot(node: ImportNode) -> Sequence[str]:
+    """`on` where the position along the new axis is the index, which may count from the end, else `off`."""
+    t = node.type(0)
+    depth = int(node.need_const(1, "the depth").reshape(-1)[0])
+    axis = axis_of(node.attr("axis", -1), t.rank + 1)
+    (index,) = node.add("cast", [node.inputs[0]], {"to": "i64"})
+    zero, end = (node.constant(np.asarray(n, np.int64), "bound") for n in (0, depth))
+    (negative,) = node.add("lt", [index, zero])
+    (wrapped,) = node.add("add", [index, end])
+    (index,) = node.add("where", [negative, wrapped, index])
+    (index,) = node.add("reshape", [index], {"shape": (*t.shape[:axis], 1, *t.shape[axis:])})
+    along = np.arange(depth).reshape([-1 if d == axis else 1 for d in range(t.rank + 1)])
+    (hit,) = node.add("eq", [index, node.constant(along, "along")])
+    values: list[str] = []
+    for i in (0, 1):
+        part = {"starts": (i,), "ends": (i + 1,), "steps": (1,)}
+        (value,) = node.add("slice", [node.inputs[2]], part)
+        values += node.add("reshape", [value], {"shape": ()})
+    return node.add("where", [hit, values[1], values[0]])
 
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
@@ -74,7 +96,7 @@ OPERATORS = [
         compute=_compute,
         quantized=partial(choice, first=1),
         samples=_samples,
-        onnx={"Where": lambda node: node.add("where", node.inputs)},
+        onnx={"Where": lambda node: node.add("where", node.inputs), "OneHot": _one_hot},
         doc="y[i] = a[i] if cond[i] else b[i]",
     )
 ]

@@ -19,6 +19,7 @@ from onnx.backend.base import BackendRep, namedtupledict
 
 from tilewright.api import CompiledModel
 from tilewright.errors import ModelError
+from tilewright.frontend.counted import counted
 from tilewright.frontend.specialise import specialise_onnx
 from tilewright.graph.ir import Array
 from tilewright.pipeline import build
@@ -34,6 +35,7 @@ class _Variant:
     shapes: Mapping[str, tuple[int, ...]]
     fixed: Mapping[str, Array]
     model: CompiledModel
+    outputs: Sequence[str]
     types: Sequence[np.dtype[Any]]
 
     def fits(self, inputs: Mapping[str, Array]) -> bool:
@@ -68,7 +70,11 @@ class PreparedModel(BackendRep):
         results = variant.model(*(given[t.name] for t in variant.model.inputs))
         # types that only store values come as their bits
         typed = [r.view(t) for r, t in zip(results, variant.types, strict=True)]
-        return tuple(namedtupledict("Outputs", self.outputs)(*typed))
+        by_name = dict(zip(variant.outputs, typed, strict=True))
+        for name, (count, axis) in counted(variant.outputs).items():
+            by_name[name] = by_name[name][(slice(None),) * axis + (slice(int(by_name[count])),)]
+        own = [by_name[name] for name in variant.outputs[: len(self.outputs)]]
+        return tuple(namedtupledict("Outputs", self.outputs)(*own))
 
     @property
     def fixed(self) -> tuple[str, ...]:
@@ -101,7 +107,8 @@ class PreparedModel(BackendRep):
         graph = special.graph
         types = [graph.types[o].dtype.numpy for o in graph.outputs]
         model = CompiledModel(build(graph, self.target), self.threads)
-        return _Variant({n: a.shape for n, a in inputs.items()}, special.fixed, model, types)
+        shapes = {n: a.shape for n, a in inputs.items()}
+        return _Variant(shapes, special.fixed, model, graph.outputs, types)
 
 
 class Backend(OnnxBackend):
