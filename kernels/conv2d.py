@@ -5,20 +5,22 @@ y[n, g*CO+co, oh, ow] = bias[g*CO+co] + sum over kh, kw, ci of
 
 Indices outside the image read zeros (`pad_value`): the layout pass gives x a border, so nothing tests for
 edges. Bytes are summed in i32.
-One-dimensional convolutions import with a height of 1.
+One-dimensional convolutions import with a height of 1; those over more dims fold all but two of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from tilewright.core.attributes import integer
 from tilewright.core.dtypes import I8, U8, sum_of_products
-from tilewright.core.window import read_window, window_of
+from tilewright.core.window import Line, read_lines, window_of, window_over
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType
 from tilewright.graph.quantized import contraction
@@ -144,23 +146,26 @@ def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 
 
 def _import(node: ImportNode) -> Sequence[str]:
-    """Conv of rank 3 (one spatial dim) or 4; depthwise ones become their own operator."""
+    """Conv over any number of spatial dims; depthwise ones become their own operator."""
     return _convolved(node, *node.inputs[: 3 if node.has(2) else 2])
 
 
 def _convolved(node: ImportNode, *operands: str) -> Sequence[str]:
     """The convolution of `operands` (image, weights, maybe a bias) with the node's attributes."""
     x, w = node.type_of(operands[0]), node.type_of(operands[1])
-    if x.rank not in (3, 4):
-        raise node.fail(f"convolution of {x} is not supported: one and two spatial dims are")
+    if x.rank < 3:
+        raise node.fail(f"convolution of {x} is not possible: it has no spatial dims, repair it")
     if w.rank != x.rank or tuple(node.attr("kernel_shape", w.shape[2:])) != w.shape[2:]:
         raise node.fail(
             f"the kernel_shape or rank of the weights {w} does not fit: repair the model"
         )
     try:
-        window = read_window(node.attr, x.shape[2:], w.shape[2:])
+        lines = read_lines(node.attr, x.shape[2:], w.shape[2:])
     except ValueError as err:
         raise node.fail(str(err)) from None
+    if x.rank > 4:
+        return _over_more_dims(node, operands, lines)
+    window = window_over(lines)
     inputs = list(operands)
     if x.rank == 3:
         for i in (0, 1):
@@ -179,6 +184,59 @@ def _convolved(node: ImportNode, *operands: str) -> Sequence[str]:
         n, c, _, length = node.type_of(y).shape
         return node.add("reshape", [y], {"shape": (n, c, length)})
     return [y]
+
+
+def _over_more_dims(
+    node: ImportNode, operands: Sequence[str], lines: Sequence[Line]
+) -> Sequence[str]:
+    """All but the last two spatial dims fold: outputs into the batch, taps into the channels of a group."""
+    x, w, group = node.type_of(operands[0]), node.type_of(operands[1]), int(node.attr("group", 1))
+    extra, outer = len(lines) - 2, lines[:-2]
+    n, c, *size = x.shape
+    counts = [
+        (m + v.before + v.after - v.dilation * (v.kernel - 1) - 1) // v.stride + 1
+        for m, v in zip(size, outer, strict=False)
+    ]
+    if group < 1 or c != w.shape[1] * group or w.shape[0] % group or min(counts) < 1:
+        raise node.fail(
+            f"convolution of {x} with weights {w} in {group} groups does not fit: repair"
+        )
+    image = operands[0]
+    if any(v.before or v.after for v in outer):
+        before, after = (
+            (0, 0, *p, 0, 0) for p in zip(*((v.before, v.after) for v in outer), strict=True)
+        )
+        padding: Attrs = {"before": before, "after": after, "mode": "constant", "value": 0.0}
+        (image,) = node.add("pad", [image], padding)
+    taps: list[str] = []
+    for place in product(*(range(v.kernel) for v in outer)):
+        starts = [at * v.dilation for at, v in zip(place, outer, strict=True)]
+        ends = [a + m * v.stride for a, m, v in zip(starts, counts, outer, strict=True)]
+        cut: Attrs = {
+            "starts": (0, 0, *starts, 0, 0), "ends": (n, c, *ends, *size[extra:]),
+            "steps": (1, 1, *(v.stride for v in outer), 1, 1),
+        }  # fmt: skip
+        (part,) = node.add("slice", [image], cut)
+        shape = (n, group, 1, c // group, *counts, *size[extra:])
+        taps += node.add("reshape", [part], {"shape": shape})
+    (stack,) = node.add("concat", taps, {"axis": 2}) if len(taps) > 1 else taps
+    perm = (0, *range(4, 4 + extra), 1, 2, 3, 4 + extra, 5 + extra)
+    (stack,) = node.add("transpose", [stack], {"perm": perm})
+    flat = (n * prod(counts), c * len(taps), *size[extra:])
+    (image,) = node.add("reshape", [stack], {"shape": flat})
+    last = (2 + extra, 3 + extra)
+    (kernel,) = node.add("transpose", [operands[1]], {"perm": (0, *range(2, 2 + extra), 1, *last)})
+    shape = (w.shape[0], len(taps) * w.shape[1], *w.shape[-2:])
+    (kernel,) = node.add("reshape", [kernel], {"shape": shape})
+    window = window_over(lines[-2:])
+    attrs: Attrs = {
+        "strides": window.strides, "pads": window.pads, "dilations": window.dilations, "group": group
+    }  # fmt: skip
+    (y,) = node.add("conv2d", [image, kernel, *operands[2:]], attrs)
+    _, o, *rest = node.type_of(y).shape
+    (y,) = node.add("reshape", [y], {"shape": (n, *counts, o, *rest)})
+    back = (0, 1 + extra, *range(1, 1 + extra), 2 + extra, 3 + extra)
+    return node.add("transpose", [y], {"perm": back})
 
 
 def _import_integer(node: ImportNode) -> Sequence[str]:

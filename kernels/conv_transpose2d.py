@@ -10,11 +10,22 @@ ordinary small convolution over x: no zeros are inserted and nothing is divided 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from tilewright.core.window import Window, lift, read_auto_pad, read_numbers, window_of
+from tilewright.core.window import (
+    Line,
+    Window,
+    read_auto_pad,
+    read_lines,
+    read_numbers,
+    window_of,
+    window_over,
+)
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType, type_of
 from tilewright.loop.builder import KernelBuilder, add, const, fma
@@ -169,64 +180,158 @@ def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 
 
 def _import(node: ImportNode) -> Sequence[str]:
-    """ConvTranspose of rank 3 (one spatial dim) or 4."""
+    """ConvTranspose over any number of spatial dims."""
     x, w = node.type(0), node.type(1)
-    if x.rank not in (3, 4):
-        raise node.fail(
-            f"transposed convolution of {x} is not supported: one and two spatial dims are"
-        )
+    if x.rank < 3:
+        raise node.fail(f"transposed convolution of {x} is not possible: it has no spatial dims")
     if w.rank != x.rank or tuple(node.attr("kernel_shape", w.shape[2:])) != w.shape[2:]:
         raise node.fail(
             f"the kernel_shape or rank of the weights {w} does not fit: repair the model"
         )
     try:
-        window, extra = _read_window(node, x.shape[2:], w.shape[2:])
+        lines, extra = _read_lines(node, x.shape[2:], w.shape[2:])
     except ValueError as err:
         raise node.fail(str(err)) from None
     inputs = list(node.inputs[: 3 if node.has(2) else 2])
+    if x.rank > 4:
+        return _over_more_dims(node, inputs, lines, extra)
     if x.rank == 3:
         for i in (0, 1):
             t = node.type(i)
             shape = (*t.shape[:2], 1, t.shape[2])
             inputs[i] = node.add("reshape", [inputs[i]], {"shape": shape})[0]
-    attrs: dict[str, AttrValue] = {
-        "strides": window.strides, "pads": window.pads, "dilations": window.dilations,
-        "output_padding": extra, "group": int(node.attr("group", 1)),
-    }  # fmt: skip
-    (y,) = node.add("conv_transpose2d", inputs, attrs)
+    (y,) = node.add("conv_transpose2d", inputs, _attributes(node, lines, extra))
     if x.rank == 3:
         n, c, _, length = node.type_of(y).shape
         return node.add("reshape", [y], {"shape": (n, c, length)})
     return [y]
 
 
-def _read_window(
+def _attributes(node: ImportNode, lines: Sequence[Line], extra: Sequence[int]) -> Attrs:
+    window = window_over(lines)
+    return {
+        "strides": window.strides, "pads": window.pads, "dilations": window.dilations,
+        "output_padding": (0, *extra) if len(extra) == 1 else tuple(extra),
+        "group": int(node.attr("group", 1)),
+    }  # fmt: skip
+
+
+def _over_more_dims(
+    node: ImportNode, operands: Sequence[str], lines: Sequence[Line], extra: Sequence[int]
+) -> Sequence[str]:
+    """All but the last two spatial dims fold: inputs into the batch, taps into the channels of a group;
+    then every tap's result, spread by the strides, is added where it belongs."""
+    x, w, group = node.type(0), node.type(1), int(node.attr("group", 1))
+    outer, k = lines[:-2], len(lines) - 2
+    (n, c, *size), per = x.shape, w.shape[1]
+    if group < 1 or c != w.shape[0] or c % group:
+        raise node.fail(
+            f"transposed convolution of {x} with {w} in {group} groups does not fit: repair"
+        )
+    last = (2 + k, 3 + k)
+    perm = (0, *range(2, 2 + k), 1, *last)
+    (image,) = node.add("transpose", [operands[0]], {"perm": perm})
+    (image,) = node.add("reshape", [image], {"shape": (n * prod(size[:k]), c, *size[k:])})
+    (kernel,) = node.add("transpose", [operands[1]], {"perm": perm})
+    taps = [range(v.kernel) for v in outer]
+    count = prod(v.kernel for v in outer)
+    (kernel,) = node.add("reshape", [kernel], {"shape": (c, count * per, *w.shape[-2:])})
+    attrs = _attributes(node, lines[-2:], extra[-2:])
+    (y,) = node.add("conv_transpose2d", [image, kernel], attrs)
+    plane = node.type_of(y).shape[2:]
+    (y,) = node.add("reshape", [y], {"shape": (n, *size[:k], group, count, per, *plane)})
+    perm = (k + 2, 0, k + 1, k + 3, *range(1, 1 + k), k + 4, k + 5)
+    (y,) = node.add("transpose", [y], {"perm": perm})
+    total = ""
+    for i, place in enumerate(product(*taps)):
+        cut: Attrs = {
+            "starts": (i, *[0] * (5 + k)), "ends": (i + 1, *node.type_of(y).shape[1:]),
+            "steps": (1,) * (6 + k),
+        }  # fmt: skip
+        (part,) = node.add("slice", [y], cut)
+        (part,) = node.add("reshape", [part], {"shape": (n, group * per, *size[:k], *plane)})
+        for d, (at, v) in enumerate(zip(place, outer, strict=True)):
+            part = _spread(node, part, 2 + d, at * v.dilation - v.before, v, extra[d])
+        total = node.add("add", [total, part])[0] if total else part
+    if len(operands) < 3:
+        return [total]
+    (bias,) = node.add("reshape", [operands[2]], {"shape": (group * per, *[1] * len(lines))})
+    return node.add("add", [total, bias])
+
+
+def _spread(node: ImportNode, x: str, axis: int, shift: int, line: Line, extra: int) -> str:
+    """Elements along `axis` at shift + stride * i of the whole result, zeros between them."""
+    t = node.type_of(x)
+    n, zeros = t.shape[axis], (0,) * (t.rank - axis - 1)
+    lead = (0,) * axis
+    reach = line.dilation * (line.kernel - 1) + 1
+    size = line.stride * (n - 1) + reach + extra - line.before - line.after
+    if line.stride > 1:
+        (x,) = node.add("reshape", [x], {"shape": (*t.shape[: axis + 1], 1, *t.shape[axis + 1 :])})
+        x = _padded(node, x, (*lead, 0, 0, *zeros), (*lead, 0, line.stride - 1, *zeros))
+        shape = (*t.shape[:axis], n * line.stride, *t.shape[axis + 1 :])
+        (x,) = node.add("reshape", [x], {"shape": shape})
+    shape = node.type_of(x).shape
+    low, high = max(0, -shift), min(shape[axis], size - shift)
+    if low >= high:  # no element of this tap is kept
+        x = _cut(node, x, axis, 0, 1)
+        nothing = np.zeros((), t.dtype.numpy)
+        (x,) = node.add("mul", [x, node.constant(nothing, "zero")])
+        return _padded(node, x, (*lead, 0, *zeros), (*lead, size - 1, *zeros))
+    x = _cut(node, x, axis, low, high)
+    before, after = low + shift, size - (high + shift)
+    return _padded(node, x, (*lead, before, *zeros), (*lead, after, *zeros))
+
+
+def _cut(node: ImportNode, x: str, axis: int, low: int, high: int) -> str:
+    shape = node.type_of(x).shape
+    if (low, high) == (0, shape[axis]):
+        return x
+    starts = tuple(low if d == axis else 0 for d in range(len(shape)))
+    ends = tuple(high if d == axis else m for d, m in enumerate(shape))
+    return node.add("slice", [x], {"starts": starts, "ends": ends, "steps": (1,) * len(shape)})[0]
+
+
+def _padded(node: ImportNode, x: str, before: tuple[int, ...], after: tuple[int, ...]) -> str:
+    if not any((*before, *after)):
+        return x
+    attrs: Attrs = {"before": before, "after": after, "mode": "constant", "value": 0.0}
+    return node.add("pad", [x], attrs)[0]
+
+
+def _read_lines(
     node: ImportNode, size: Sequence[int], kernel: Sequence[int]
-) -> tuple[Window, tuple[int, int]]:
-    """The window and the output padding, both over two dims.
+) -> tuple[list[Line], list[int]]:
+    """The window and the output padding, dim by dim.
 
     A wanted output size (`output_shape`, or stride * size for SAME_*) decides the pads: the odd one
     comes last for SAME_UPPER and first otherwise. What pads cannot give is output padding.
     """
     dims, mode = len(size), read_auto_pad(node.attr)
-    strides = read_numbers(node.attr, "strides", dims, 1)
-    dilations = read_numbers(node.attr, "dilations", dims, 1)
-    pads = list(read_numbers(node.attr, "pads", 2 * dims, 0))
+    given = {"NOTSET": node.attr}.get(
+        mode, lambda name, default: _without_pads(node, name, default)
+    )
+    lines = read_lines(given, size, kernel)
     extra = list(read_numbers(node.attr, "output_padding", dims, 0))
+    if min(extra) < 0:
+        raise ValueError(f"output_padding {extra} must be {dims} numbers of at least 0")
     wanted = node.attr("output_shape")
-    if mode == "VALID":
-        pads = [0] * (2 * dims)
-    elif wanted is None and mode != "NOTSET":
-        wanted = [n * s for n, s in zip(size, strides, strict=True)]
+    if wanted is None and mode.startswith("SAME"):
+        wanted = [n * v.stride for n, v in zip(size, lines, strict=True)]
     if wanted is not None:
         for i, n in enumerate([int(n) for n in wanted][-dims:]):
-            full = strides[i] * (size[i] - 1) + dilations[i] * (kernel[i] - 1) + 1 + extra[i]
+            v = lines[i]
+            full = v.stride * (size[i] - 1) + v.dilation * (v.kernel - 1) + 1 + extra[i]
             total = max(full - n, 0)
             before = total // 2 if mode == "SAME_UPPER" else total - total // 2
-            pads[i], pads[dims + i] = before, total - before
+            lines[i] = replace(v, before=before, after=total - before)
             extra[i] += max(n - full, 0)
-    both = (0, extra[0]) if dims == 1 else (extra[0], extra[1])
-    return lift(kernel, strides, dilations, pads), both
+    return lines, extra
+
+
+def _without_pads(node: ImportNode, name: str, default: Any) -> Any:
+    """Attributes as if `auto_pad` were not there: it says something else here."""
+    return default if name in ("auto_pad", "pads") else node.attr(name, default)
 
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:

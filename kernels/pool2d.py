@@ -8,18 +8,30 @@ A mean that does not count padding divides by the number of taps inside the imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from tilewright.core.dtypes import BOOL, DType, dtype
+from tilewright.core.dtypes import BOOL, I64, DType, dtype
 from tilewright.core.index import Ix, imax, imin
-from tilewright.core.window import Window, read_window, window_of
+from tilewright.core.window import Line, Window, read_lines, window_of, window_over
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.graph.quantized import IntegerForm, average, movement
-from tilewright.loop.builder import KernelBuilder, add, const, div, from_index, maximum, mul
+from tilewright.loop.builder import (
+    KernelBuilder,
+    add,
+    binary,
+    const,
+    div,
+    from_index,
+    index_in,
+    maximum,
+    mul,
+    select,
+)
 from tilewright.loop.ir import Expr, Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
@@ -170,91 +182,175 @@ def _integer_mean(q: IntegerForm) -> bool:
 # ---------------------------------------------------------------- importers
 
 
-def _read(node: ImportNode) -> tuple[str, Window, tuple[int, int]]:
-    """The input as rank 4, the window, and the pads (bottom, right) that ceil_mode adds to it."""
+#: (image of rank 4, window, pads (bottom, right) that ceil_mode adds to it) -> result
+_Step = Callable[[str, Window, tuple[int, int]], str]
+
+
+def _pooled(node: ImportNode, value: str, step: _Step) -> str:
+    """`step` over the spatial dims of `value`, of which there may be any number: the last two at once, those
+    before them one by one, which is the same for maxima, means and sums."""
+    x, lines = node.type(0), _lines(node)
+    shape, extra = list(x.shape), max(len(lines) - 2, 0)
+    over = bool(node.attr("ceil_mode", 0))
+    for i in range(2, 2 + extra):
+        n, c, rest = shape[0], prod(shape[1:i]), prod(shape[i + 1 :])
+        (value,) = node.add("reshape", [value], {"shape": (n, c, shape[i], rest)})
+        window = window_over([lines[i - 2], Line(1, 1, 1, 0, 0)])
+        value = step(value, window, window.overhang((shape[i], rest)) if over else (0, 0))
+        shape[i] = node.type_of(value).shape[2]
+    size = (1, *shape[-1:]) if len(lines) == 1 else tuple(shape[-2:])
+    flat = (shape[0], prod(shape[1 : 2 + extra]), *size)
+    if flat != node.type_of(value).shape:
+        (value,) = node.add("reshape", [value], {"shape": flat})
+    window = window_over(lines[extra:])
+    value = step(value, window, window.overhang(size) if over else (0, 0))
+    last = node.type_of(value).shape
+    final = (*shape[: 2 + extra], *last[2 if len(lines) > 1 else 3 :])
+    return value if final == last else node.add("reshape", [value], {"shape": final})[0]
+
+
+def _lines(node: ImportNode) -> list[Line]:
     x, kernel = node.type(0), node.attr("kernel_shape")
-    if x.rank not in (3, 4):
-        raise node.fail(f"pooling of {x} is not supported: one and two spatial dims are")
+    if x.rank < 3:
+        raise node.fail(f"pooling of {x} is not possible: it has no spatial dims, repair the model")
     if kernel is None:
         raise node.fail("the attribute kernel_shape is missing: repair the model")
-    value, size = node.inputs[0], x.shape[2:]
     try:
-        window = read_window(node.attr, size, tuple(int(k) for k in kernel))
+        lines = read_lines(node.attr, x.shape[2:], tuple(int(k) for k in kernel))
     except ValueError as err:
         raise node.fail(str(err)) from None
-    if x.rank == 3:
-        size = (1, *size)
-        (value,) = node.add("reshape", [value], {"shape": (*x.shape[:2], *size)})
-    pads = window.pads
-    if any(pad >= n for pad, n in zip(pads, window.extent * 2, strict=True)):
-        raise node.fail(
-            f"pads {list(pads)} as large as the window leave windows with nothing in them"
-        )
-    return value, window, window.overhang(size) if node.attr("ceil_mode", 0) else (0, 0)
+    if any(max(v.before, v.after) > v.dilation * (v.kernel - 1) for v in lines):
+        pads = [*(v.before for v in lines), *(v.after for v in lines)]
+        raise node.fail(f"pads {pads} as large as the window leave windows with nothing in them")
+    return lines
 
 
-def _attributes(window: Window, pads: Sequence[int]) -> dict[str, Any]:
+def _attributes(window: Window, over: tuple[int, int]) -> dict[str, Any]:
+    top, left, below, beside = window.pads
     return {
-        "kernel": window.kernel, "strides": window.strides, "pads": tuple(pads),
-        "dilations": window.dilations,
+        "kernel": window.kernel, "strides": window.strides, "dilations": window.dilations,
+        "pads": (top, left, below + over[0], beside + over[1]),
     }  # fmt: skip
 
 
-def _finish(node: ImportNode, y: str) -> Sequence[str]:
-    """Back to the rank of the model."""
-    if node.type(0).rank == 3:
-        n, c, _, length = node.type_of(y).shape
-        return node.add("reshape", [y], {"shape": (n, c, length)})
-    return [y]
-
-
 def _import_max(node: ImportNode) -> Sequence[str]:
-    if node.output_count > 1:
-        raise node.fail("MaxPool with the Indices output is not supported: remove that output")
-    value, window, (bottom, right) = _read(node)
-    top, left, below, beside = window.pads
-    pads = (top, left, below + bottom, beside + right)
-    (y,) = node.add("max_pool2d", [value], _attributes(window, pads))
-    return _finish(node, y)
+    def step(value: str, window: Window, over: tuple[int, int]) -> str:
+        return node.add("max_pool2d", [value], _attributes(window, over))[0]
+
+    y = _pooled(node, node.inputs[0], step)
+    return [y] if node.output_count < 2 else [y, _indices(node)]
+
+
+def _indices(node: ImportNode) -> str:
+    """Where the maxima are: offsets into the whole tensor, by rows or (`storage_order` 1) by columns."""
+    x = node.type(0)
+    if x.rank > 4:
+        raise node.fail(
+            f"Indices of maxima of {x} are not supported: over one or two dims they are"
+        )
+
+    def step(value: str, window: Window, over: tuple[int, int]) -> str:
+        columns = bool(node.attr("storage_order", 0)) and x.rank == 4
+        attrs = {**_attributes(window, over), "by_columns": columns}
+        return node.add("max_pool2d_index", [value], attrs)[0]
+
+    return _pooled(node, node.inputs[0], step)
 
 
 def _import_avg(node: ImportNode) -> Sequence[str]:
     """Pads count if the model says so; what ceil_mode adds never does."""
-    value, window, over = _read(node)
     include = bool(node.attr("count_include_pad", 0))
-    top, left, below, beside = window.pads
-    pads = (top, left, below + over[0], beside + over[1])
-    if include and any(over):  # make the pads part of the image, then leave out the rest
-        before, after = (0, 0, top, left), (0, 0, below, beside)
-        padding: dict[str, Any] = {
-            "before": before,
-            "after": after,
-            "mode": "constant",
-            "value": 0.0,
-        }
-        (value,) = node.add("pad", [value], padding)
-        pads, include = (0, 0, *over), False
-    attrs = {**_attributes(window, pads), "count_include_pad": include}
-    (y,) = node.add("avg_pool2d", [value], attrs)
-    return _finish(node, y)
+
+    def step(value: str, window: Window, over: tuple[int, int]) -> str:
+        attrs = {**_attributes(window, over), "count_include_pad": include}
+        if include and any(over):  # make the pads part of the image, then leave out the rest
+            top, left, below, beside = window.pads
+            before, after = (0, 0, top, left), (0, 0, below, beside)
+            padding: dict[str, Any] = {"before": before, "after": after}
+            padding.update(mode="constant", value=0.0)
+            (value,) = node.add("pad", [value], padding)
+            attrs.update(pads=(0, 0, *over), count_include_pad=False)
+        return node.add("avg_pool2d", [value], attrs)[0]
+
+    return [_pooled(node, node.inputs[0], step)]
 
 
 def _import_lp(node: ImportNode) -> Sequence[str]:
     """(sum |x|^p)^(1/p): a mean of powers, times the number of taps, under the root."""
-    value, window, over = _read(node)
     p, number = int(node.attr("p", 2)), node.type(0).dtype.numpy
-    top, left, below, beside = window.pads
-    pads = (top, left, below + over[0], beside + over[1])
-    (value,) = node.add("abs", [value])
+
+    def step(value: str, window: Window, over: tuple[int, int]) -> str:
+        attrs = {**_attributes(window, over), "count_include_pad": True}
+        return node.add("avg_pool2d", [value], attrs)[0]
+
+    (value,) = node.add("abs", [node.inputs[0]])
     if p != 1:
         (value,) = node.add("pow", [value, node.constant(np.asarray(p, number), "p")])
-    attrs = {**_attributes(window, pads), "count_include_pad": True}
-    (y,) = node.add("avg_pool2d", [value], attrs)
-    taps = window.kernel[0] * window.kernel[1]
+    y = _pooled(node, value, step)
+    taps = prod(v.kernel for v in _lines(node))
     (y,) = node.add("mul", [y, node.constant(np.asarray(taps, number), "taps")])
     if p != 1:
         (y,) = node.add("pow", [y, node.constant(np.asarray(1 / p, number), "root")])
-    return _finish(node, y)
+    return [y]
+
+
+# ---------------------------------------------------------------- indices of maxima
+
+
+def _index_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
+    return [TensorType(I64, _infer(types, attrs)[0].shape)]
+
+
+def _index_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
+    x = np.asarray(inputs[0])
+    planes = np.arange(x.size).reshape(x.shape)
+    if attrs["by_columns"]:
+        n, c, h, w = x.shape
+        planes = planes.reshape(n, c, w, h).transpose(0, 1, 3, 2)
+    values = _windows(x, attrs, _lowest(dtype(x.dtype)))
+    places = _windows(planes, attrs, -1)
+    values, places = (v.reshape(*v.shape[:4], -1) for v in (values, places))
+    # an element of the border never wins against one of the image
+    best = np.where(places < 0, False, values == values.max(axis=-1, keepdims=True)).argmax(axis=-1)
+    return [np.take_along_axis(places, best[..., None], axis=-1)[..., 0].astype(np.int64)]
+
+
+def _index_lower(k: KernelBuilder, attrs: Attrs) -> None:
+    x = k.inputs[0]
+    assert x is not None
+    window = _window(attrs)
+    (sh, sw), (dh, dw), (top, left) = window.strides, window.dilations, window.pads[:2]
+    batch, channels, h, w = x.shape
+    _, _, height, width = k.out_shape
+    with (
+        k.loop("n", batch) as n,
+        k.loop("oh", height) as oh,
+        k.loop("ow", width) as ow,
+        k.loop("c", channels) as c,
+    ):
+        best, at = k.local("best", x.dtype), k.local("at", I64)
+        k.set(best, const(_lowest(x.dtype), x.dtype))
+        k.set(at, const(-1, I64))
+        with k.loop("kh", window.kernel[0]) as kh, k.loop("kw", window.kernel[1]) as kw:
+            (row,) = k.simplify((oh * sh + kh * dh - top,))
+            (column,) = k.simplify((ow * sw + kw * dw - left,))
+            pixel = k.let("pixel", x(n, c, row, column))
+            plane = (n * channels + c) * (h * w)
+            place = plane + (row + column * h if attrs["by_columns"] else row * w + column)
+            inside = binary("and", index_in(row, 0, h), index_in(column, 0, w))
+            first = binary("lt", at(), const(0, I64))
+            better = binary("or", first, binary("gt", pixel, best()))
+            wins = k.let("wins", binary("and", inside, better))
+            k.set(best, select(wins, pixel, best()))
+            k.set(at, select(wins, from_index(place, I64), at()))
+        k.emit((n, c, oh, ow), at())
+
+
+def _index_samples(rng: np.random.Generator) -> Iterator[Sample]:
+    for columns in (False, True):
+        for sample in _samples(False)(rng):
+            x = np.round(np.asarray(sample.inputs[0]))
+            yield Sample((x,), {**sample.attrs, "by_columns": columns})
 
 
 def _samples(average: bool) -> Any:
@@ -286,6 +382,12 @@ OPERATORS = [
         wishes=_max_wishes, samples=_samples(False), flops=_flops, quantized=movement,
         onnx={"MaxPool": _import_max},
         doc="largest value of each window; pads are (top, left, bottom, right)",
+    ),
+    Operator(
+        name="max_pool2d_index", trait="reduction", infer=_index_infer, reference=_index_reference,
+        attrs={**_ATTRS, "by_columns": bool}, lower=_index_lower, schedule=lambda kernel, target: (),
+        wishes=_max_wishes, samples=_index_samples,
+        doc="where the largest value of each window is: an offset into the whole tensor",
     ),
     Operator(
         name="avg_pool2d", trait="reduction", infer=_infer, reference=_avg_reference,

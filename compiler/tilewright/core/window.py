@@ -99,11 +99,22 @@ def read_auto_pad(attr: AttributeReader) -> str:
     return mode
 
 
-def read_window(attr: AttributeReader, size: Sequence[int], kernel: Sequence[int]) -> Window:
-    """The window of an ONNX convolution or pool over an image of `size` (one or two dims).
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A window along one dim: elements, step between windows, step between elements, pads."""
 
-    One dim becomes two with a height of 1. SAME_UPPER and SAME_LOWER pad so that the output has
-    ceil(size / stride) elements, the odd one after or before. Raises `ValueError` with the reason.
+    kernel: int
+    stride: int
+    dilation: int
+    before: int
+    after: int
+
+
+def read_lines(attr: AttributeReader, size: Sequence[int], kernel: Sequence[int]) -> list[Line]:
+    """The window of an ONNX convolution or pool over an image of `size`, dim by dim.
+
+    SAME_UPPER and SAME_LOWER pad so that the output has ceil(size / stride) elements, the odd one after or
+    before. Raises `ValueError` with the reason.
     """
     dims = len(size)
     if len(kernel) != dims:
@@ -111,18 +122,38 @@ def read_window(attr: AttributeReader, size: Sequence[int], kernel: Sequence[int
     strides = read_numbers(attr, "strides", dims, 1)
     dilations = read_numbers(attr, "dilations", dims, 1)
     pads = list(read_numbers(attr, "pads", 2 * dims, 0))
+    for name, values in (("kernel", kernel), ("strides", strides), ("dilations", dilations)):
+        if any(v < 1 for v in values):
+            raise ValueError(f"{name} {list(values)} must be {dims} numbers of at least 1")
+    if any(v < 0 for v in pads):
+        raise ValueError(f"pads {pads} must be {2 * dims} numbers of at least 0")
     mode = read_auto_pad(attr)
     if mode != "NOTSET":
         pads = [0] * (2 * dims)
-    plain = lift(kernel, strides, dilations, pads)
-    if mode in ("NOTSET", "VALID"):
-        return plain
-    for i in range(dims):
-        reach = dilations[i] * (kernel[i] - 1) + 1
-        total = max((-(-size[i] // strides[i]) - 1) * strides[i] + reach - size[i], 0)
-        before = total // 2 if mode == "SAME_UPPER" else total - total // 2
-        pads[i], pads[dims + i] = before, total - before
-    return lift(kernel, strides, dilations, pads)
+    if mode.startswith("SAME"):
+        for i in range(dims):
+            reach = dilations[i] * (kernel[i] - 1) + 1
+            total = max((-(-size[i] // strides[i]) - 1) * strides[i] + reach - size[i], 0)
+            before = total // 2 if mode == "SAME_UPPER" else total - total // 2
+            pads[i], pads[dims + i] = before, total - before
+    return [
+        Line(int(kernel[i]), strides[i], dilations[i], pads[i], pads[dims + i]) for i in range(dims)
+    ]
+
+
+def read_window(attr: AttributeReader, size: Sequence[int], kernel: Sequence[int]) -> Window:
+    """`read_lines` over one or two dims as a window; one dim becomes two with a height of 1."""
+    return window_over(read_lines(attr, size, kernel))
+
+
+def window_over(lines: Sequence[Line]) -> Window:
+    """A window over two dims from those along one or two."""
+    return lift(
+        [x.kernel for x in lines],
+        [x.stride for x in lines],
+        [x.dilation for x in lines],
+        [*(x.before for x in lines), *(x.after for x in lines)],
+    )
 
 
 def lift(
