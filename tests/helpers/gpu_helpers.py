@@ -86,8 +86,12 @@ def _error(got: Array, wanted: Array, everything: Array) -> float:
     if got.dtype.kind != "f":
         return 0.0 if np.array_equal(got, wanted) else float("inf")
     a, b = got.astype(np.float64), wanted.astype(np.float64)
-    if not (np.isfinite(a) == np.isfinite(b)).all():
-        return float("inf")
     finite = np.isfinite(b)
+    if (
+        not np.array_equal(a[~finite], b[~finite], equal_nan=True)
+        or not np.isfinite(a[finite]).all()
+    ):
+        return float("inf")
+    a, b = a[finite], b[finite]
     scale = np.abs(everything[np.isfinite(everything)].astype(np.float64)).max(initial=1e-30)
-    return float(np.abs(a - b)[finite].max(initial=0) / scale)
+    return float(np.abs(a - b).max(initial=0) / scale)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from tilewright.loop.ir import Alloc, For, Kernel, Load
+from tilewright.loop.ir import Alloc, For, Kernel, Load, Stmt
 from tilewright.loop.rewrite import accesses, loops, walk
 from tilewright.schedule.legality import index_variables
 from tilewright.schedule.target import Target
@@ -75,6 +75,12 @@ def _scratch(kernel: Kernel) -> dict[str, int]:
     """Elements of each scratch buffer that is not shared."""
     found = [s.buffer for s in walk(kernel.body) if isinstance(s, Alloc)]
     return {b.name: prod(b.shape) for b in found if b.space != "shared"}
+
+
+def _volume(block: Sequence[Stmt]) -> int:
+    """Iterations of the longest nest of loops in a block."""
+    nests = [f for f in block if isinstance(f, For) and f.extent.is_const]
+    return max((f.extent.const * _volume(f.body) for f in nests), default=1)
 
 
 def _linear(d: Draft, free: Sequence[str], i: int, size: int) -> None:
@@ -204,17 +210,22 @@ def rows(kernel: Kernel, target: Target, most: int = MOST // 2) -> Trace | None:
 
     `most`: threads of a block, a power of two; shorter rows have fewer.
 
-    None where rows are many, or short and without scratch that a thread alone would keep in memory, or where
-    something in them cannot be shared.
+    Rows are long by one of their loops or by several. None where they are many, or short and without scratch
+    that a thread alone would keep in memory, or where something in them cannot be shared.
     """
     assert target.gpu is not None
     top = [s for s in kernel.body if not isinstance(s, Alloc)]
+    if len(top) == len(kernel.body) > 1:
+        return None  # nests of their own, not passes over one row
     free = independent(top[0]) if len(top) == 1 and isinstance(top[0], For) else []
     d = Draft(kernel)
     inside = [v for v in loops(kernel.body) if v not in free]
     longest = max((d.extent(v) for v in inside), default=1)
     held = max(_scratch(kernel).values(), default=1)
-    if (longest < LONG_ROW and held <= MOST_HELD) or prod(d.extent(v) for v in free) > MANY_ROWS:
+    long = longest >= LONG_ROW or (
+        4 * longest >= LONG_ROW and _volume(top) >= 4 * LONG_ROW * prod(map(d.extent, free))
+    )
+    if not (long or held > MOST_HELD) or prod(d.extent(v) for v in free) > MANY_ROWS:
         return None
     width = 1 << min(longest.bit_length() - 1, most.bit_length() - 1)
     for key, var in accumulators(kernel).items():
