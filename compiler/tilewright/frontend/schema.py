@@ -64,10 +64,11 @@ def check_node(n: onnx.NodeProto, opset: int) -> None:
     """
     if n.domain == "com.microsoft" and n.op_type in MICROSOFT:
         _check_microsoft(n, MICROSOFT[n.op_type])
-    if n.domain not in ("", "ai.onnx") or not onnx.defs.has(n.op_type):
+    domain = "" if n.domain == "ai.onnx" else n.domain
+    if not onnx.defs.has(n.op_type, domain):
         return
     try:
-        schema = onnx.defs.get_schema(n.op_type, opset, "")
+        schema = onnx.defs.get_schema(n.op_type, opset, domain)
     except onnx.defs.SchemaError:
         return
     where = f"node `{node_name(n)}` ({n.op_type})"
