@@ -46,8 +46,8 @@ NEVER: dict[str, tuple[tuple[str, ...], str]] = {
 
 #: third-party module -> packages of ours that may import it
 ONLY: dict[str, tuple[str, ...]] = {
-    "onnx": ("frontend", "onnx_backend", "backend_suite"),
-    "google": ("frontend",),
+    "onnx": ("frontend", "onnx_backend", "backend_suite", "testing"),
+    "google": ("frontend", "testing"),
     "tflite": ("frontend",),
     "flatbuffers": ("frontend",),
     "llvmlite": ("codegen",),

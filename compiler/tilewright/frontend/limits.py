@@ -18,10 +18,14 @@ MAX_RANK = 16
 #: Nodes after inlining of functions and branches (small files can describe huge graphs).
 MAX_NODES = 200_000
 MAX_DEPTH = 32
-#: Results larger than this are not computed at compile time.
-MAX_FOLDED_ELEMENTS = 1 << 28
-#: All constants that one import computes (not reads) together.
-MAX_FOLDED_BYTES = 4 << 30
+#: A constant that no operator computes (a range, a filled tensor) has at most so many elements.
+MAX_FOLDED_ELEMENTS = 1 << 24
+#: All constants that one import computes (not reads) together: so many bytes, and so many for each byte
+#: that the model stores.
+MAX_FOLDED_BYTES = 256 << 20
+MAX_FOLDED_RATIO = 8
+#: Opsets count up by one or two a year.
+MAX_OPSET = 1000
 
 
 def check_shape(shape: Sequence[int], what: str) -> tuple[int, ...]:
@@ -70,3 +74,10 @@ def check_nodes(count: int) -> None:
         raise ModelError(
             f"the model has {count} nodes or more: at most {MAX_NODES} are supported, split the model"
         )
+
+
+def check_opset(version: int) -> int:
+    """The version of an operator set, if there can be such a one."""
+    if not 0 <= version <= MAX_OPSET:
+        raise ModelError(f"the model uses opset {version}, which cannot be: the file is damaged")
+    return version

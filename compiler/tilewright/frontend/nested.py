@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from tilewright.errors import ModelError
+from tilewright.frontend import limits
 from tilewright.frontend.node import ForeignNode, Scope
 from tilewright.frontend.order import in_order, subgraphs
 
@@ -101,7 +102,8 @@ def call(
 
 def _opset(f: onnx.FunctionProto, default: int) -> int:
     """The version of the standard operators inside a function."""
-    return next((int(o.version) for o in f.opset_import if o.domain in ("", "ai.onnx")), default)
+    found = (int(o.version) for o in f.opset_import if o.domain in ("", "ai.onnx"))
+    return limits.check_opset(next(found, default))
 
 
 def _bound(n: onnx.NodeProto, values: Mapping[str, onnx.AttributeProto]) -> onnx.NodeProto:

@@ -17,6 +17,7 @@ import onnx
 from tilewright.errors import IRError, ModelError, UnsupportedError
 from tilewright.frontend import limits
 from tilewright.frontend.tensors import read_tensor
+from tilewright.graph.evaluate import evaluate, is_worth_computing
 from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType
 from tilewright.registry import operator
 
@@ -43,18 +44,25 @@ class Builder:
     graph: Graph
     folder: Path | None
     made: list[str] = field(default_factory=list[str])
+    stored_bytes: int = 0
+    """Of all tensors that were read from the file."""
     folded_bytes: int = 0
     counts: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     """Values padded to a bound -> (how many slices are valid, along which axis)."""
     asked: list[str] = field(default_factory=list[str])
     """Values that the node at hand wanted to know at compile time, and that are not known."""
 
+    @property
+    def most_folded(self) -> int:
+        """Bytes that computed constants may take together."""
+        return limits.MAX_FOLDED_BYTES + limits.MAX_FOLDED_RATIO * self.stored_bytes
+
     def constant(self, array: Array, hint: str) -> str:
         """Add a computed constant."""
         self.folded_bytes += array.nbytes
-        if self.folded_bytes > limits.MAX_FOLDED_BYTES:
+        if self.folded_bytes > self.most_folded:
             raise ModelError(
-                f"constants computed from the model take more than {limits.MAX_FOLDED_BYTES} bytes: "
+                f"constants computed from the model take more than {self.most_folded} bytes: "
                 "the file is damaged, or needs a larger limit (frontend/limits.py)"
             )
         name = self.graph.add_constant(hint, array)
@@ -68,7 +76,8 @@ class Builder:
         g = self.graph
         given: dict[str, AttrValue] = dict(attrs or {})
         kind = operator(op)
-        types = kind.infer([g.types[i] if i else None for i in inputs], given)
+        operands = [g.types[i] if i else None for i in inputs]
+        types = kind.infer(operands, given)
         if len(types) != outputs:
             raise IRError(f"node `{name}`: `{op}` has {len(types)} outputs, not {outputs}")
         for t in types:
@@ -76,10 +85,10 @@ class Builder:
         if all(t.size == 0 for t in types):  # known without computing
             return [self.constant(np.zeros(t.shape, t.dtype.numpy), f"%{op}") for t in types]
         known = kind.fold_on_import and all(not i or i in g.constants for i in inputs)
-        if known and sum(t.size for t in types) <= limits.MAX_FOLDED_ELEMENTS:
-            with np.errstate(all="ignore"):
-                values = kind.reference([g.constants[i] if i else None for i in inputs], given)
-            return [self.constant(np.asarray(v), f"%{op}") for v in values]
+        room = self.folded_bytes + sum(t.bytes for t in types) <= self.most_folded
+        if known and room and is_worth_computing(kind, operands, given, types):
+            values = evaluate(kind, [g.constants[i] if i else None for i in inputs], given)
+            return [self.constant(v, f"%{op}") for v in values]
         names: list[str] = []
         for t in types:
             names.append(g.fresh(f"%{op}"))

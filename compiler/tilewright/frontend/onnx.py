@@ -10,14 +10,13 @@ constants alone is folded at once, so shape arithmetic never reaches the graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 import onnx
-import onnx.shape_inference
 
 from tilewright.errors import ModelError, TilewrightError, UnsupportedError
 from tilewright.frontend import limits
 from tilewright.frontend.importer import Importer
+from tilewright.frontend.inference import inferred
 from tilewright.frontend.inputs import Shapes, declared_dims, input_types
 from tilewright.frontend.problems import Findings, Problem
 from tilewright.frontend.reading import Source, folder_of, name_of, read_model
@@ -102,9 +101,7 @@ def _inferred_types(model: onnx.ModelProto, shapes: Shapes) -> Mapping[str, Tens
         del info.type.tensor_type.shape.dim[:]
         for n in types[info.name].shape:
             info.type.tensor_type.shape.dim.add().dim_value = n
-    # where inference fails, what the file itself says about inner values still holds
-    with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        fixed = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
+    fixed = inferred(fixed)
     out: dict[str, TensorType] = {}
     for info in (*fixed.graph.value_info, *fixed.graph.output):
         t = info.type.tensor_type

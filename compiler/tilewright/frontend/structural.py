@@ -36,8 +36,8 @@ def dropout(node: ImportNode) -> Sequence[str]:
         raise node.fail("Dropout in training mode is random: export the model for inference")
     if node.output_count > 1:
         t = node.type(0)
-        mask = np.ones(t.shape, np.bool_ if node.opset >= 10 else t.dtype.numpy)
-        return [node.inputs[0], node.constant(mask, "mask")]
+        one = np.ones((), np.bool_ if node.opset >= 10 else t.dtype.numpy)
+        return [node.inputs[0], *node.add("expand", [node.constant(one)], {"shape": t.shape})]
     return [node.inputs[0]]
 
 
@@ -52,13 +52,13 @@ def size(node: ImportNode) -> Sequence[str]:
 
 
 def constant_of_shape(node: ImportNode) -> Sequence[str]:
-    wanted = limits.check_constant(
-        [int(n) for n in node.need_const(0, "the shape")], f"node `{node.name}`"
-    )
+    dims = [int(n) for n in node.need_const(0, "the shape").reshape(-1)]
+    wanted = limits.check_shape(dims, f"node `{node.name}`")
     value = node.attr("value", np.zeros(1, np.float32))
     if value.size != 1:
         raise node.fail(f"the attribute `value` has {value.size} elements, it must have one")
-    return [node.constant(np.full(wanted, value.reshape(-1)[0], value.dtype), "filled")]
+    scalar = node.constant(value.reshape(()), "filled")
+    return node.add("expand", [scalar], {"shape": wanted})  # not computed where it is huge
 
 
 def range_(node: ImportNode) -> Sequence[str]:

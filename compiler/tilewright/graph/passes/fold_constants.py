@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from tilewright.graph.evaluate import evaluate, is_worth_computing
 from tilewright.graph.ir import Graph, Node
 from tilewright.registry import operator
-
-#: Larger results are left to run time: they would only make the artifact big.
-MAX_ELEMENTS = 1 << 28
 
 
 def fold_constants(graph: Graph) -> Graph:
@@ -21,14 +19,14 @@ def fold_constants(graph: Graph) -> Graph:
     g = graph.clone()
     kept: list[Node] = []
     for node in g.nodes:
+        op = operator(node.op)
+        types = [g.types[i] if i else None for i in node.inputs]
+        results = [g.types[o] for o in node.outputs]
         known = all(not i or i in g.constants for i in node.inputs)
-        if not known or sum(g.types[o].size for o in node.outputs) > MAX_ELEMENTS:
+        if not known or not is_worth_computing(op, types, node.attrs, results):
             kept.append(node)
             continue
-        with np.errstate(all="ignore"):
-            values = operator(node.op).reference(
-                [g.constants[i] if i else None for i in node.inputs], node.attrs
-            )
+        values = evaluate(op, [g.constants[i] if i else None for i in node.inputs], node.attrs)
         for name, value in zip(node.outputs, values, strict=True):
             g.constants[name] = np.ascontiguousarray(value).reshape(np.asarray(value).shape)
     g.nodes = kept
