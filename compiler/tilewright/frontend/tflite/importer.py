@@ -19,7 +19,7 @@ from tilewright.frontend.problems import MALFORMED, Problem
 from tilewright.frontend.tflite.model import Op, Subgraph, Tensor, TfliteModel
 from tilewright.frontend.tflite.nested import NESTED
 from tilewright.frontend.tflite.node import TO_NHWC, TfliteNode
-from tilewright.frontend.tflite.operators import BYTES, FLOAT, REFUSED, importer
+from tilewright.frontend.tflite.operators import REFUSED, importer, known
 from tilewright.frontend.tflite.state import VARIABLES, Variables
 from tilewright.graph.ir import Graph, Node, TensorType
 
@@ -258,7 +258,7 @@ class Importer:
 
 def _refusal(op: Op) -> str:
     """Why no importer takes the operator; empty if there is one."""
-    if op.code in BYTES or op.code in FLOAT or op.code in NESTED or op.code in VARIABLES:
+    if known(op) or op.code in NESTED or op.code in VARIABLES:
         return ""
     if op.code == "CUSTOM":
         return f"{op.shown} is not supported: replace it by builtin operators when converting"

@@ -61,6 +61,7 @@ class Op:
     custom: str = ""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     intermediates: tuple[int, ...] = ()
+    custom_data: bytes = b""
 
     @property
     def shown(self) -> str:

@@ -18,10 +18,12 @@ from tilewright.frontend.tflite import (
     integers,
     movement,
     picking,
+    ranking,
+    recurrent,
     reduction,
 )
 from tilewright.frontend.tflite.elementwise import dequantized, quantized
-from tilewright.frontend.tflite.model import Tensor
+from tilewright.frontend.tflite.model import Op, Tensor
 from tilewright.frontend.tflite.node import Importer, Importers, TfliteNode
 
 BYTES: Importers = {**movement.BYTES, **picking.BYTES}
@@ -31,7 +33,13 @@ FLOAT: Importers = {
     **elementwise.FLOAT,
     **movement.FLOAT,
     **reduction.FLOAT,
+    **ranking.RANKING,
 }
+
+#: Layers with memory know themselves which types they take.
+RECURRENT: Importers = recurrent.RECURRENT
+
+CUSTOM: Importers = ranking.CUSTOM
 
 INTEGER: Importers = integers.INTEGER
 
@@ -48,6 +56,10 @@ _WIDE = frozenset(
 def importer(node: TfliteNode) -> Importer:
     """What imports the operator for operands of these types."""
     code = node.op.code
+    if code == "CUSTOM":
+        return CUSTOM[node.op.custom]
+    if code in RECURRENT:
+        return RECURRENT[code]
     if code in HYBRID and _is_hybrid(node):
         return HYBRID[code]
     if code in BYTES:
@@ -91,6 +103,13 @@ def _is_bias(node: TfliteNode, i: int) -> bool:
     """A bias is of 32 or 64 bits, and has a scale."""
     t = node.tensor(i)
     return t.dtype is not None and t.dtype.kind == "int" and t.quantization is not None and i >= 2
+
+
+def known(op: Op) -> bool:
+    """Whether there is an importer for operators of this name."""
+    if op.code == "CUSTOM":
+        return op.custom in CUSTOM
+    return op.code in BYTES or op.code in FLOAT or op.code in RECURRENT
 
 
 _STRINGS = "strings and hash tables are not supported: compute this step outside the model"

@@ -222,6 +222,7 @@ class _Reader:
                 Op(
                     k, builtin, version, indices(o, "Inputs", True), indices(o, "Outputs"), custom,
                     self.options(o), indices(o, "Intermediates", True),
+                    bytes(self.numbers(o, "CustomOptions", 1)),
                 )
             )  # fmt: skip
         name = self.text(g.Name())
