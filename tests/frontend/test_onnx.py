@@ -291,7 +291,7 @@ def several_problems() -> onnx.ModelProto:
             node("Relu", ["x"], ["a"], name="fine"),
             node("Celuu", ["a"], ["b"], name="unknown"),
             node("Relu", ["b"], ["c"], name="behind"),
-            node("Conv", ["v", "w"], ["d"], name="volume"),
+            node("Conv", ["v", "w"], ["d"], name="volume", auto_pad="SOME"),
             node("Loop", ["", "b_c", "x"], ["e"], name="loop", body=helper.make_graph([], "body", [], [])),
             node("Mystery", ["e"], ["f"], name="foreign", domain="com.example"),
             node("Sum", ["c", "f"], ["y"], name="end"), node("Identity", ["d"], ["z"]),
@@ -305,7 +305,7 @@ def test_all_problems_at_once() -> None:
     found = {p.node: p for p in check_onnx(several_problems())}
     assert set(found) == {"unknown", "volume", "loop", "foreign"}
     assert found["unknown"].hint == "check its name, ONNX has no such operator"
-    assert "one and two spatial dims" in found["volume"].reason
+    assert "auto_pad SOME is not one of" in found["volume"].reason
     assert found["loop"].reason.startswith("loops whose length")
     assert found["foreign"].op_type == "com.example::Mystery"
     with pytest.raises(UnsupportedError) as err:

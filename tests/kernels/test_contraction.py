@@ -68,6 +68,31 @@ IMPORTS: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
         [f(4, 3), f(5, 4), f(1, 5)],
         {"transA": 1, "transB": 1, "alpha": 0.3},
     ),
+    "conv 3d": (
+        "Conv",
+        [f(2, 4, 5, 4, 5), f(6, 2, 3, 3, 2), f(6)],
+        {"group": 2, "strides": [2, 1, 1], "pads": [1, 0, 1, 1, 1, 0], "dilations": [1, 2, 1]},
+    ),
+    "conv 3d depthwise": (
+        "Conv",
+        [f(1, 3, 5, 4, 5), f(3, 1, 3, 3, 3)],
+        {"group": 3, "auto_pad": "SAME_UPPER", "strides": [2, 2, 2]},
+    ),
+    "transposed 3d": (
+        "ConvTranspose",
+        [f(1, 4, 3, 4, 4), f(4, 3, 3, 3, 3), f(6)],
+        {
+            "group": 2,
+            "strides": [2, 1, 3],
+            "pads": [1, 0, 1, 0, 1, 1],
+            "output_padding": [1, 0, 2],
+        },
+    ),
+    "transposed 3d wide pads": (
+        "ConvTranspose",
+        [f(1, 2, 1, 4, 4), f(2, 3, 3, 3, 3)],
+        {"pads": [2, 0, 0, 0, 2, 0], "dilations": [2, 1, 1]},
+    ),
     "gemm without c": ("Gemm", [f(3, 4), f(4, 5), f(5)], {"beta": 0.0, "alpha": 2.0}),
     "conv": (
         "Conv",
@@ -150,13 +175,8 @@ def test_import_agrees_with_onnxruntime(
 
 
 REFUSED: dict[str, tuple[str, list[Any], dict[str, Any], str]] = {
-    "3d": ("Conv", [f(1, 2, 4, 4, 4), f(3, 2, 1, 1, 1)], {}, "one and two spatial dims"),
-    "3d transposed": (
-        "ConvTranspose",
-        [f(1, 2, 4, 4, 4), f(2, 3, 1, 1, 1)],
-        {},
-        "one and two spatial",
-    ),
+    "0d": ("Conv", [f(1, 2), f(3, 2)], {}, "no spatial dims"),
+    "0d transposed": ("ConvTranspose", [f(1, 2), f(2, 3)], {}, "no spatial dims"),
     "no stride": ("Conv", [f(1, 2, 4, 4), f(3, 2, 1, 1)], {"strides": [0, 1]}, "strides"),
     "few strides": ("Conv", [f(1, 2, 4, 4), f(3, 2, 1, 1)], {"strides": [1]}, "2 entries"),
     "negative pads": ("Conv", [f(1, 2, 4, 4), f(3, 2, 1, 1)], {"pads": [0, -1, 0, 0]}, "pads"),

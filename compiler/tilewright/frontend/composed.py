@@ -1,0 +1,19 @@
+"""ONNX operators that become others of ours and have no operator file of their own.
+
+In: an `ImportNode`. Out: value names. Invariant: one entry per operator type; what it does is in a module of
+its family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tilewright.frontend.einsum import einsum
+from tilewright.frontend.fourier import dft, stft
+from tilewright.registry import ImportNode
+
+COMPOSED: Mapping[str, Callable[[ImportNode], Sequence[str]]] = {
+    "Einsum": einsum,
+    "DFT": dft,
+    "STFT": stft,
+}
