@@ -12,7 +12,7 @@ from tilewright.codegen.ptxas import find_ptxas
 from tilewright.core.dtypes import F16, F32, I8, U8, DType
 from tilewright.core.index import Ix, evaluate, ix
 from tilewright.emulate import Emulator
-from tilewright.errors import IRError
+from tilewright.errors import IRError, TargetError
 from tilewright.gpu import generate_gpu, gpu_assembly
 from tilewright.graph.ir import Array, Attrs, Graph, Node, TensorType, type_of
 from tilewright.loop import interp, mma, simt
@@ -25,10 +25,9 @@ from tilewright.pipeline import build
 from tilewright.program import Program
 from tilewright.registry import operator
 from tilewright.schedule.target import Target, load_target
+from tilewright.tune.identity import target_hash
 
-SM80 = load_target("cuda-sm80")
-assert SM80.gpu is not None
-TF32 = replace(SM80, name="tf32", gpu=replace(SM80.gpu, mma=("f16", "i8", "tf32")))
+SM80, TF32 = load_target("cuda-sm80"), load_target("cuda-sm80+tf32")
 CONV: Attrs = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
 
 
@@ -314,6 +313,18 @@ def test_tf32_assembles() -> None:
 def test_f32_is_not_rounded_unasked(target: str) -> None:
     program = build(_product(np.float32, 64, 64, 64), target, name="m")
     assert not any(isinstance(s, Mma) for k in program.kernels for s in walk(k.body))
+
+
+@pytest.mark.parametrize("name", ["cuda-sm75+tf32", "x86-64-v3+tf32"])
+def test_tf32_wants_tensor_cores_that_take_it(name: str) -> None:
+    with pytest.raises(TargetError, match=r"leave out `\+tf32`"):
+        load_target(name)
+
+
+def test_tf32_is_a_target_of_its_own() -> None:
+    """Its code is another one, so logs and artifacts must tell it apart."""
+    assert TF32.name == "cuda-sm80+tf32" and target_hash(TF32) != target_hash(SM80)
+    assert load_target("cuda-sm90+tf32").gpu != load_target("cuda-sm90").gpu
 
 
 def test_registers_are_filled_by_whole_words() -> None:

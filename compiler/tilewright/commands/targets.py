@@ -65,6 +65,7 @@ EXPLAINED: Mapping[type, Mapping[str, str]] = {
         "bandwidth": "device memory, of the data sheet: for estimates only",
         "flops_f32": "float32 arithmetic, of the data sheet: for estimates only",
         "flops_mma": "half precision on tensor cores, of the data sheet: for estimates only",
+        "mma": "operands that tensor cores multiply; tf32 rounds f32: only as NAME+tf32",
     },
 }
 _FAMILIES = {"simd": "CPU", "mcu": "microcontroller", "cuda": "GPU"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -172,8 +172,11 @@ def _record(kind: type[T], what: str, table: Any) -> T:
 def load_target(name: str) -> Target:
     """The target called `name`, or the one in the file that `name` is (`devices/camera.toml`).
 
+    `NAME+tf32`: a GPU whose tensor cores may multiply f32 rounded to 10 bits after the point.
     Raises `TargetError` for an unknown name (`host` is not one here), or a file that is no target.
     """
+    if name.endswith(_TF32):
+        return _rounding(load_target(name.removesuffix(_TF32)))
     if not name.endswith(".toml"):
         return target_from_table(name, _table(name))
     path = Path(name)
@@ -184,3 +187,14 @@ def load_target(name: str) -> Target:
     except ValueError as err:
         raise TargetError(f"{name} is not TOML: {err}") from None
     return target_from_table(path.stem, table)
+
+
+_TF32 = "+tf32"
+
+
+def _rounding(target: Target) -> Target:
+    """A target that trades bits of f32 products for tensor cores: never a default."""
+    if target.gpu is None or not target.gpu.mma:
+        raise TargetError(f"{target.name} has no tensor cores that take tf32: leave out `{_TF32}`")
+    kinds = tuple(dict.fromkeys((*target.gpu.mma, "tf32")))
+    return replace(target, name=f"{target.name}{_TF32}", gpu=replace(target.gpu, mma=kinds))

@@ -139,7 +139,8 @@ def modelled(w: Work, gpu: Gpu, peak: float) -> float:
     would spill.
 
     Blocks come in waves of as many as registers, threads and shared memory of a multiprocessor leave room for;
-    a wave takes the slowest of arithmetic, shared and device memory, longer where few threads hide latency.
+    a wave takes the slowest of arithmetic, shared and device memory. A quarter of the threads that there is
+    room for hide the latency of arithmetic, a sixteenth that of device memory.
     """
     warps = -(-w.threads // gpu.warp)
     registers = w.held + OVERHEAD
@@ -159,11 +160,11 @@ def modelled(w: Work, gpu: Gpu, peak: float) -> float:
     waves = -(-w.blocks // (gpu.multiprocessors * at_once))
     busy = min(1.0, at_once * w.threads / (gpu.threads_sm / 4))
     each = max(
-        w.operations * gpu.multiprocessors / peak,
-        w.shared_bytes / SHARED_BANDWIDTH,
-        w.bytes * gpu.multiprocessors / gpu.bandwidth,
+        w.operations * gpu.multiprocessors / peak / busy,
+        w.shared_bytes / SHARED_BANDWIDTH / busy,
+        w.bytes * gpu.multiprocessors / gpu.bandwidth / min(1.0, 4 * busy),
     )
-    return waves * at_once * each / busy
+    return waves * at_once * each
 
 
 #: Bytes a second from the shared memory of one multiprocessor: 32 banks of 4 bytes at about 1.4 GHz.
