@@ -212,7 +212,20 @@ def operators() -> Mapping[str, Operator]:
                     f"operator `{operator.name}` has the unknown trait {operator.trait}"
                 )
             found[operator.name] = replace(operator, reference=_on_stored(operator))
+    found.update(_own)
     return found
+
+
+#: Operators that `register` added.
+_own: dict[str, Operator] = {}
+
+
+def register(own: Sequence[Operator]) -> None:
+    """Add operators for the rest of this process, in place of those of the same name: what packages do with
+    the entry point `tilewright.kernels`, for a file that is being written."""
+    _own.update({op.name: replace(op, reference=_on_stored(op)) for op in own})
+    operators.cache_clear()
+    onnx_importers.cache_clear()
 
 
 def _on_stored(op: Operator) -> Callable[[Sequence[Any], Attrs], list[Array]]:

@@ -1,0 +1,68 @@
+"""`tilewright replay`: run a failing case of `tilewright fuzz` again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tilewright.codegen.llvm import to_assembly
+from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module
+from tilewright.commands._common import console, escape
+from tilewright.commands.fuzz import show_failure
+from tilewright.loop.text import to_text
+from tilewright.testing import case as cases
+from tilewright.testing.case import Case
+from tilewright.testing.minimise import minimise as smaller
+from tilewright.testing.oracles import judge
+from tilewright.tune.admit import admit
+
+NAME = "replay"
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="case written by `tilewright fuzz`")],
+    emit: Annotated[str, typer.Option(help="print the code, comma-separated: ir, ll, asm")] = "",
+    minimise: Annotated[
+        bool, typer.Option("--minimise", help="make the case smaller first")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="with --minimise: where to write it")
+    ] = None,
+) -> None:
+    """Judge one case by every oracle that applies; exit code 1 if it fails."""
+    wanted = [e.strip() for e in emit.split(",") if e.strip()]
+    if any(e not in ("ir", "ll", "asm") for e in wanted):
+        raise typer.BadParameter("--emit takes ir, ll and asm")
+    case = cases.read(file)
+    if minimise:
+        case = smaller(case)
+        if output is not None:
+            output.write_text(cases.to_json(case), encoding="utf-8")
+    for what in wanted:
+        print(_code(case, what))
+    failure = judge(case)
+    if failure is not None:
+        show_failure(case.with_(failure=failure))
+        raise typer.Exit(1)
+    console.print(
+        f"{escape(str(file))}: every oracle passes on {case.machine().name}", soft_wrap=True
+    )
+
+
+def _code(case: Case, what: str) -> str:
+    """The finished kernel of a case in one form."""
+    made = admit(case.kernel, case.trace)
+    if what == "ir":
+        return to_text(made)
+    numbers = {"in": 0, "out": 0}
+    places: list[Place] = []
+    for p in made.params:
+        side = "out" if p.role == "out" else "in"
+        places.append(Place("output" if side == "out" else "input", 0, numbers[side]))
+        numbers[side] += 1
+    target = case.machine()
+    plan = ModulePlan("case", target, (made,), (CallSite(made.name, tuple(places), 1, False),), 0)
+    text = emit_module(plan, with_weights=False)
+    return text if what == "ll" else to_assembly(text, target)

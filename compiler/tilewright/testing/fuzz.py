@@ -1,0 +1,154 @@
+"""Look for failures for a while.
+
+In: operators, a target, a time. Out: a `Report`: failing cases, made small, and what was covered.
+Invariant: every failure is written down as a case that replays without Hypothesis; the search goes on after one,
+with other operators.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tilewright.errors import ScheduleError, TilewrightError
+from tilewright.loop.ir import For
+from tilewright.loop.rewrite import walk
+from tilewright.registry import operators
+from tilewright.schedule.target import Target, load_target
+from tilewright.schedule.trace import apply, primitives
+from tilewright.testing.case import Case, Failure
+from tilewright.testing.minimise import blame, minimise
+from tilewright.testing.oracles import judge
+from tilewright.testing.strategies import cases
+from tilewright.testing.subjects import testable
+
+#: Examples that Hypothesis plans at a time; failures after which the search ends.
+ROUND = 40
+ENOUGH = 10
+
+
+@dataclass(slots=True)
+class Coverage:
+    """How often what was tried, as (operator, primitive, dtype, whether a remainder was left)."""
+
+    cells: Counter[tuple[str, str, str, bool]] = field(
+        default_factory=Counter[tuple[str, str, str, bool]]
+    )
+    examples: Counter[str] = field(default_factory=Counter[str])
+
+    def note(self, case: Case) -> None:
+        self.examples[case.operator] += 1
+        dtype = next(p.buffer.dtype.name for p in case.kernel.params if p.role == "out")
+        tail = _has_tail(case)
+        for name in {s.primitive for s in case.trace} or {"none"}:
+            self.cells[(case.operator, name, dtype, tail)] += 1
+
+    def empty(self, names: Sequence[str], target: Target) -> list[tuple[str, str]]:
+        """(operator, primitive) that no example brought together."""
+        seen = {(o, p) for o, p, _, _ in self.cells}
+        usable = [p for p in primitives() if p not in _elsewhere(target)]
+        return [(o, p) for o in names for p in usable if (o, p) not in seen]
+
+
+def _elsewhere(target: Target) -> set[str]:
+    """Primitives that mean nothing on a target."""
+    gpu = {"bind", "share", "cooperate", "tensorize_mma", "widen"}
+    return {"vectorize", "parallelize", "lanes"} if target.family == "cuda" else gpu
+
+
+def _has_tail(case: Case) -> bool:
+    """Whether a split does not divide its loop."""
+    made = apply(case.kernel, case.trace)
+    return any(isinstance(s, For) and not s.extent.is_const for s in walk(made.body))
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of a search."""
+
+    target: str
+    names: tuple[str, ...]
+    seconds: float = 0.0
+    examples: int = 0
+    failures: list[Case] = field(default_factory=list[Case])
+    coverage: Coverage = field(default_factory=Coverage)
+
+
+class _Found(Exception):
+    """An example failed; Hypothesis makes it smaller."""
+
+
+def fuzz(
+    names: Sequence[str],
+    target: str | Target,
+    seconds: float,
+    start: int = 0,
+    report: Callable[[Report], None] = lambda r: None,
+    test: Callable[[Case], Failure | None] = judge,
+    most: int | None = None,
+) -> Report:
+    """Try kernels of operators for `seconds`, at most `most` examples; `start` is the first seed."""
+    machine = target if isinstance(target, Target) else load_target(target)
+    usable = [n for n in names if testable(n)]
+    out = Report(machine.name, tuple(usable))
+    begin, turn = time.monotonic(), start
+    while usable and len(out.failures) < ENOUGH:
+        left = seconds - (time.monotonic() - begin)
+        if left <= 0 or (most is not None and out.examples >= most):
+            break
+        failed = _round(usable, machine, turn, out, begin + seconds, test, report, most)
+        turn += 1
+        if failed is not None:
+            small = minimise(failed, test)
+            out.failures.append(small.with_(guilty=blame(small)) if test is judge else small)
+            usable = [n for n in usable if n != failed.operator]
+        out.seconds = time.monotonic() - begin
+        report(out)
+    out.seconds = time.monotonic() - begin
+    return out
+
+
+def _round(
+    names: Sequence[str], target: Target, turn: int, out: Report, end: float,
+    test: Callable[[Case], Failure | None], report: Callable[[Report], None], most: int | None,
+) -> Case | None:  # fmt: skip
+    """Some examples; the smallest failing one, if one failed."""
+    last: list[Case] = []
+
+    @seed(turn)
+    @settings(
+        max_examples=ROUND, deadline=None, database=None, report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink),
+    )  # fmt: skip
+    @given(cases(target, names))
+    def check(case: Case) -> None:
+        if not last and (time.monotonic() > end or (most is not None and out.examples >= most)):
+            return
+        if not last:
+            out.examples += 1
+            out.coverage.note(case)
+            report(out)
+        try:
+            failure = test(case)
+        except ScheduleError:
+            return
+        except TilewrightError as err:
+            failure = Failure("compile", str(err))
+        if failure is not None:
+            last.append(case.with_(failure=failure))
+            raise _Found(str(failure))
+
+    try:
+        check()
+    except _Found:
+        return last[-1]
+    return None
+
+
+def all_names() -> list[str]:
+    """Every operator that has samples."""
+    return sorted(operators())

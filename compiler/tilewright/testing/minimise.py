@@ -1,0 +1,186 @@
+"""Make a failing case small, and say which step or pass is to blame.
+
+In: a case that fails, the judge. Out: a smaller case that still fails; the first guilty stage.
+Invariant: every step taken keeps a failure (of any oracle). Greedy: fewer steps, smaller numbers in them, fewer
+iterations, simpler data (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from tilewright.core.index import Ix
+from tilewright.errors import ScheduleError, TilewrightError
+from tilewright.loop import interp
+from tilewright.loop.ir import Block, For, If, Kernel, Stmt
+from tilewright.loop.passes.expand_math import expand_math
+from tilewright.loop.passes.specialize_tails import specialize_tails
+from tilewright.schedule.trace import Step, Trace, apply
+from tilewright.testing.case import Case, Data, Failure, iterations
+from tilewright.testing.oracles import INTERPRETED, judge, pack_all
+from tilewright.testing.ring import ring
+
+Judge = Callable[[Case], Failure | None]
+
+#: Seconds that making a case smaller may take.
+SECONDS = 60.0
+
+
+def minimise(case: Case, test: Judge = judge, seconds: float = SECONDS) -> Case:
+    """The smallest case found that still fails, with its failure."""
+    end = time.monotonic() + seconds
+    best = _failing(case, test)
+    if best is None:
+        return case
+    shrunk = True
+    while shrunk and time.monotonic() < end:
+        shrunk = False
+        for candidate in _smaller(best):
+            if time.monotonic() > end:
+                break
+            found = _failing(candidate, test)
+            if found is not None:
+                best, shrunk = found, True
+                break
+    return best
+
+
+def _failing(case: Case, test: Judge) -> Case | None:
+    try:
+        failure = test(case)
+    except (TilewrightError, AssertionError, ArithmeticError, LookupError):
+        return None  # no legal case any more
+    return None if failure is None else case.with_(failure=failure)
+
+
+def _smaller(case: Case) -> Iterator[Case]:
+    """Candidates, the boldest first."""
+    trace = case.trace
+    for size in (len(trace) // 2, 1):
+        for i in range(0, len(trace), max(size, 1)) if size else ():
+            yield case.with_(trace=trace[:i] + trace[i + size :])
+    for kernel in _smaller_kernels(case.kernel):
+        yield case.with_(kernel=kernel)
+    for i, s in enumerate(trace):
+        for args in _smaller_arguments(s):
+            yield case.with_(trace=(*trace[:i], Step(s.primitive, args), *trace[i + 1 :]))
+    for kind in ("one_hot", "integers"):
+        if any(d.kind != kind for d in case.data.values()) and not any(
+            d.kind == "one_hot" for d in case.data.values()
+        ):
+            yield case.with_(data={n: Data(kind) for n in case.data})
+
+
+def _smaller_arguments(s: Step) -> Iterator[tuple[object, ...]]:
+    for i, a in enumerate(s.args):
+        if type(a) is int and a > 1:
+            for n in dict.fromkeys((1, 2, a // 2, a - 1)):
+                if n < a:
+                    yield (*s.args[:i], n, *s.args[i + 1 :])
+
+
+def _smaller_kernels(kernel: Kernel) -> Iterator[Kernel]:
+    """Loops with fewer iterations; statements left out."""
+    for path, s in _statements(kernel.body, ()):
+        if isinstance(s, For) and s.extent.is_const and s.extent.const > 1:
+            n = s.extent.const
+            for m in dict.fromkeys((1, 2, n // 2, n - 1)):
+                if m < n:
+                    yield replace(kernel, body=_put(kernel.body, path, replace(s, extent=Ix(m))))
+    for path, s in _statements(kernel.body, ()):
+        if isinstance(s, If):
+            for side in (s.then, s.orelse):
+                yield replace(kernel, body=_put(kernel.body, path, *side))
+        else:
+            yield replace(kernel, body=_put(kernel.body, path))
+
+
+def _statements(block: Block, path: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Stmt]]:
+    for i, s in enumerate(block):
+        yield (*path, i), s
+        if isinstance(s, For):
+            yield from _statements(s.body, (*path, i))
+
+
+def _put(block: Block, path: tuple[int, ...], *new: Stmt) -> Block:
+    """The block with the statement at `path` replaced."""
+    i, *rest = path
+    if not rest:
+        return (*block[:i], *new, *block[i + 1 :])
+    s = block[i]
+    assert isinstance(s, For)
+    return (*block[:i], replace(s, body=_put(s.body, tuple(rest), *new)), *block[i + 1 :])
+
+
+# ---------------------------------------------------------------- who is to blame
+
+
+def blame(case: Case) -> str:
+    """The first stage whose result is wrong: `step 2: split(...)`, a loop pass, or code generation."""
+    stages = list(_stages(case.kernel, case.trace))
+    ringed = _ringed(case)
+    if ringed is not None and iterations(case.kernel) <= INTERPRETED:
+        for (name, _), (_, kernel) in zip(stages, _stages(ringed, case.trace), strict=False):
+            if _wrong(ringed, kernel, case):
+                return name
+    for n in range(len(case.trace) + 1):  # the shortest part of the trace that fails natively
+        part = case.with_(trace=case.trace[:n])
+        try:
+            failure = judge(part)
+        except TilewrightError:
+            continue
+        if failure is not None:
+            where = f"step {n}: {case.trace[n - 1]}" if n else "the kernel without a schedule"
+            return f"code generation, beginning with {where}"
+    return "code generation"
+
+
+def _ringed(case: Case) -> Kernel | None:
+    try:
+        return ring(case.kernel)
+    except ScheduleError:
+        return None
+
+
+def _stages(kernel: Kernel, trace: Trace) -> Iterator[tuple[str, Kernel]]:
+    made = kernel
+    for i, s in enumerate(trace):
+        try:
+            made = apply(made, (s,))
+        except ScheduleError:
+            return
+        yield f"step {i + 1}: {s}", made
+    made = specialize_tails(made)
+    yield "loop pass specialize_tails", made
+    yield "loop pass expand_math", expand_math(made)
+
+
+def _wrong(plain: Kernel, made: Kernel, case: Case) -> bool:
+    """Whether the interpreter gives other results after a stage."""
+    rng = np.random.default_rng(1)
+    base = case.arrays()
+    arrays = {
+        p.buffer.name: rng.integers(0, 1 << 32, p.buffer.shape, np.uint32)
+        if p.buffer.dtype.name == "u32"
+        else base[p.buffer.name]
+        for p in plain.params
+        if p.role != "out"
+    }
+    outs = {p.buffer.name: p.buffer for p in plain.params if p.role == "out"}
+
+    def result(kernel: Kernel) -> dict[str, object] | None:
+        shaped, packed = pack_all(kernel, arrays)
+        values = {n: np.array(a) for n, a in packed.items()}
+        for n, b in outs.items():
+            values[n] = np.full(b.shape, 7, b.dtype.numpy)
+        try:
+            interp.run(shaped, values)
+        except TilewrightError:
+            return None
+        return {n: values[n].tobytes() for n in outs}
+
+    return result(plain) != result(made)

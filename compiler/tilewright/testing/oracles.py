@@ -1,0 +1,319 @@
+"""What must hold for every legal schedule of every kernel, from cheap to dear.
+
+In: a `Case`. Out: a `Failure`, or None.
+Invariant: no oracle has a tolerance of its own. Results are compared bit for bit, or with a bound that follows
+from the schedule (`testing.bounds`).
+
+replay   text and trace read back are the same kernel
+ring     in integers modulo 2**32, native code of the schedule gives what the interpreter gives without one
+exact    on small whole numbers, native code with and without the schedule gives the same bits
+bound    on any data, native code is as near to float64 as the schedule's own sums allow
+same     memory, alignment, what was in outputs before, the order of threads change no bit
+
+where code cannot run here:
+schedule in integers modulo 2**32, the interpreter gives the same with and without the schedule
+device   on small whole numbers, code in the target's emulator gives what the kernel without a schedule gives
+gpu      the interpreter of threads gives what the serial one gives without a schedule, and finds no race
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tilewright.codegen.llvm import runs_here
+from tilewright.errors import IRError, ScheduleError, TilewrightError
+from tilewright.loop import interp, simt
+from tilewright.loop.ir import Binary, Const, Expr, Kernel, Unary, dense
+from tilewright.loop.pack import pack_array
+from tilewright.loop.parse import parse
+from tilewright.loop.passes.specialize_tails import specialize_tails
+from tilewright.loop.rewrite import children, expressions
+from tilewright.loop.text import to_text
+from tilewright.schedule.target import Target
+from tilewright.schedule.trace import apply, trace_from_json, trace_to_json
+from tilewright.testing.bounds import bounded
+from tilewright.testing.case import Case, Failure, iterations
+from tilewright.testing.native import Array, Native
+from tilewright.testing.ring import ring
+from tilewright.testing.worker import Outcome, Worker, shared
+from tilewright.tune.admit import admit, finish
+from tilewright.tune.identity import sum_length
+from tilewright.tune.remote import measure_there
+
+#: Statements that interpreters are given at most.
+INTERPRETED = 30_000
+_WHOLE_OPS = frozenset({"add", "sub", "mul", "min", "max", "lt", "le", "gt", "ge", "eq", "ne"})
+
+
+def names(target: Target) -> tuple[str, ...]:
+    """The oracles that apply to a target here."""
+    if target.family == "cuda":
+        return ("replay", "gpu")
+    if runs_here(target):
+        return tuple(_ORACLES)
+    emulated = bool(target.emulator) and shutil.which(target.emulator[0]) is not None
+    return ("replay", "schedule", "device") if emulated else ("replay", "schedule")
+
+
+def judge(case: Case, worker: Worker | None = None) -> Failure | None:
+    """The first oracle that a case fails. Raises `ScheduleError` if its trace is not legal."""
+    target = case.machine()
+    made = admit(case.kernel, case.trace)
+    at_work = worker or shared()
+    for name in case.oracles or names(target):
+        oracle = _ORACLES.get(name) or _ELSEWHERE.get(name)
+        if oracle is None:
+            raise TilewrightError(
+                f"there is no oracle `{name}` (there are: {', '.join((*_ORACLES, *_ELSEWHERE))})"
+            )
+        found = oracle(_Subject(case, target, made, at_work))
+        if found is not None:
+            return replace(found, oracle=name)
+    return None
+
+
+class _Subject:
+    """A case at work: what oracles share."""
+
+    def __init__(self, case: Case, target: Target, made: Kernel, worker: Worker) -> None:
+        self.case, self.target, self.made, self.worker = case, target, made, worker
+        self.kernel, self.arrays = case.kernel, case.arrays()
+        self.small = iterations(case.kernel) <= INTERPRETED
+
+    def native(self, kernel: Kernel, arrays: Mapping[str, Array], **how: Any) -> Outcome:
+        return self.worker.run(Native(kernel, self.target, arrays, **how))
+
+
+def _replay(s: _Subject) -> Failure | None:
+    if parse(to_text(s.kernel)) != s.kernel:
+        return Failure("", "the kernel's text reads back as another kernel")
+    trace = trace_from_json(trace_to_json(s.case.trace))
+    if apply(s.kernel, trace) != apply(s.kernel, s.case.trace):
+        return Failure("", "the trace's JSON replays to another kernel")
+    made = specialize_tails(apply(s.kernel, s.case.trace))
+    if parse(to_text(made)) != made:
+        return Failure("", "the scheduled kernel's text reads back as another kernel")
+    return None
+
+
+def _ring(s: _Subject) -> Failure | None:
+    try:
+        plain = ring(s.kernel)
+        made = admit(plain, s.case.trace)
+    except ScheduleError:
+        return None  # a step that wants floats
+    arrays = _ring_arrays(s, plain)
+    try:
+        want = _expected(s, plain, arrays)
+    except IRError:
+        return None  # what it does depends on values that mean nothing here
+    return _compare(s.native(made, arrays), want)
+
+
+def _exact(s: _Subject) -> Failure | None:
+    if any(d.kind not in ("integers", "one_hot") for d in s.case.data.values()):
+        return None
+    reordered = any(step.primitive in ("lanes", "widen", "tensorize_mma") for step in s.case.trace)
+    if reordered and not _whole(s.kernel):
+        return None  # sums of rounded numbers in another order
+    want = s.native(finish(s.kernel, ()), s.arrays)
+    if want.problem:
+        return _compare(want, {})
+    return _compare(s.native(s.made, s.arrays), want.outputs)
+
+
+def _bound(s: _Subject) -> Failure | None:
+    if not s.small:
+        return None
+    scheduled = specialize_tails(apply(s.kernel, s.case.trace))
+    packed = _packed(scheduled, s.arrays)
+    shaped = _as_packed(scheduled)
+    try:
+        exact = bounded(shaped, packed)
+    except IRError:
+        return None  # it branches on a rounded value
+    got = s.native(s.made, s.arrays)
+    if got.problem:
+        return _compare(got, {})
+    for name, (values, errors) in exact.items():
+        mine = got.outputs[name]
+        if mine.dtype.kind != "f":
+            wrong = (mine != values) & (errors == 0)
+        else:
+            wide = mine.astype(np.float64)
+            with np.errstate(all="ignore"):
+                same = (wide == values) | (np.isnan(wide) & np.isnan(values))
+                wrong = ~same & ~(np.abs(wide - values) <= errors) & np.isfinite(errors)
+        if wrong.any():
+            at = tuple(int(i[0]) for i in np.nonzero(wrong))
+            return Failure(
+                "", f"{mine[at]} where {values[at]:.9g} is exact and the error is bounded by {errors[at]:.3g}",
+                name, at,
+            )  # fmt: skip
+    return None
+
+
+def _same(s: _Subject) -> Failure | None:
+    first = s.native(s.made, s.arrays)
+    if first.problem:
+        return _compare(first, {})
+    second = s.native(s.made, s.arrays, poison=0x3F, side="left", backwards=True)
+    found = _compare(second, first.outputs)
+    if found is None or second.problem:
+        return found
+    return replace(found, message=f"another run gives something else: {found.message}")
+
+
+def _gpu(s: _Subject) -> Failure | None:
+    if not s.small:
+        return None
+    want = _expected(s, s.kernel, s.arrays)
+    arrays = {n: a.copy() for n, a in _packed(s.made, s.arrays).items()}
+    for p in s.made.params:
+        if p.role == "out":
+            arrays[p.buffer.name] = np.full(p.buffer.shape, 7, p.buffer.dtype.numpy)
+    try:
+        simt.run(_as_packed(s.made), arrays)
+    except IRError as err:
+        return Failure("", str(err))
+    if not _whole(s.kernel) or any(
+        d.kind not in ("integers", "one_hot") for d in s.case.data.values()
+    ):
+        return None
+    return _compare(Outcome(arrays), want)
+
+
+def _schedule(s: _Subject) -> Failure | None:
+    if not s.small:
+        return None
+    try:
+        plain = ring(s.kernel)
+        made = admit(plain, s.case.trace)
+        arrays = _ring_arrays(s, plain)
+        want = _expected(s, plain, arrays)
+    except (ScheduleError, IRError):
+        return None
+    shaped, packed = pack_all(made, arrays)
+    try:
+        return _compare(Outcome(_interpreted(shaped, packed)), want)
+    except IRError as err:
+        return Failure("", str(err))
+
+
+def _device(s: _Subject) -> Failure | None:
+    if any(d.kind not in ("integers", "one_hot") for d in s.case.data.values()):
+        return None
+    (found,) = measure_there(s.kernel, s.target, (), (s.case.trace,), sum_length(s.kernel), None)
+    if found.verdict in ("wrong", "crash", "timeout"):
+        return Failure("", f"{found.verdict}: {found.note}")
+    return None
+
+
+#: Those that run native code here, and those for other machines.
+_ORACLES: dict[str, Callable[[_Subject], Failure | None]] = {
+    "replay": _replay, "ring": _ring, "exact": _exact, "bound": _bound, "same": _same,
+}  # fmt: skip
+_ELSEWHERE: dict[str, Callable[[_Subject], Failure | None]] = {
+    "gpu": _gpu, "schedule": _schedule, "device": _device,
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _expected(s: _Subject, kernel: Kernel, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The unscheduled kernel's results: by the interpreter where that is quick."""
+    if not s.small:
+        return s.native(finish(kernel, ()), arrays).outputs
+    return _interpreted(kernel, arrays)
+
+
+def _interpreted(kernel: Kernel, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    values = {n: np.array(a) for n, a in arrays.items()}
+    for p in kernel.params:
+        if p.role == "out":
+            values[p.buffer.name] = np.full(p.buffer.shape, 7, p.buffer.dtype.numpy)
+    interp.run(kernel, values)
+    return {p.buffer.name: values[p.buffer.name] for p in kernel.params if p.role == "out"}
+
+
+def _ring_arrays(s: _Subject, plain: Kernel) -> dict[str, Array]:
+    """Any 32 bits in place of floats; integers as the case has them."""
+    rng = np.random.default_rng(1)
+    return {
+        p.buffer.name: rng.integers(0, 1 << 32, p.buffer.shape, np.uint32)
+        if p.buffer.dtype.name == "u32"
+        else s.arrays[p.buffer.name]
+        for p in plain.params
+        if p.role != "out"
+    }
+
+
+def pack_all(kernel: Kernel, arrays: Mapping[str, Array]) -> tuple[Kernel, dict[str, Array]]:
+    """A scheduled kernel and its arrays in the form that packing gives them."""
+    return _as_packed(kernel), _packed(kernel, arrays)
+
+
+def _packed(kernel: Kernel, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    packs = {p.buffer: p for p in kernel.packs}
+    return {n: pack_array(a, packs[n]) if n in packs else a for n, a in arrays.items()}
+
+
+def _as_packed(kernel: Kernel) -> Kernel:
+    """The kernel with parameters of the shapes that packing gives them."""
+    packs = {p.buffer: p for p in kernel.packs}
+    params = tuple(
+        replace(p, buffer=dense(p.buffer.name, p.buffer.dtype, packs[p.buffer.name].shape, "const"))
+        if p.buffer.name in packs
+        else p
+        for p in kernel.params
+    )
+    return replace(kernel, params=params, packs=())
+
+
+def _compare(got: Outcome, want: Mapping[str, npt.NDArray[Any]]) -> Failure | None:
+    """Bit for bit; a NaN is a NaN."""
+    if got.problem:
+        return Failure("", f"{got.problem}: {got.message}", got.buffer)
+    for name, expected in want.items():
+        mine = got.outputs[name]
+        differ = mine != expected
+        if mine.dtype.kind == "f":
+            differ &= ~(np.isnan(mine) & np.isnan(expected))
+        if differ.any():
+            at = tuple(int(i[0]) for i in np.nonzero(differ))
+            count = int(np.count_nonzero(differ))
+            return Failure(
+                "", f"{count} of {differ.size} elements differ: {mine[at]} instead of {expected[at]}", name, at
+            )  # fmt: skip
+    return None
+
+
+def _whole(kernel: Kernel) -> bool:
+    """Whether whole numbers stay whole: only sums, products, extrema and choices."""
+    seen: set[int] = set()
+    stack: list[Expr] = list(expressions(kernel.body))
+    while stack:
+        e = stack.pop()
+        if id(e) in seen:
+            continue
+        seen.add(id(e))
+        match e:
+            case Const(value, dtype) if dtype.is_float and math.isfinite(value):
+                if value != int(value):
+                    return False
+            case Unary(op, a) if a.dtype.is_float and op not in ("neg", "abs"):
+                return False
+            case Binary(op, a, _) if a.dtype.is_float and op not in _WHOLE_OPS:
+                return False
+            case _:
+                pass
+        stack.extend(children(e))
+    return True

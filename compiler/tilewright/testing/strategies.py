@@ -1,0 +1,281 @@
+"""Hypothesis strategies: dims, data, schedules, cases.
+
+In: a target, operators. Out: strategies whose values are legal by construction, and shrink.
+Invariant: a schedule is drawn step by step: "stop", or a step that is legal now, so every prefix is a schedule.
+Fewer and simpler steps, smaller dims and plainer data are what shrinking goes for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+from hypothesis import strategies as st
+
+from tilewright.core.dtypes import BOOL
+from tilewright.errors import ScheduleError, TilewrightError
+from tilewright.loop.ir import Alloc, Buffer, For, Kernel
+from tilewright.loop.rewrite import loops, walk
+from tilewright.registry import operators
+from tilewright.schedule.space import Space
+from tilewright.schedule.target import Target, load_target
+from tilewright.schedule.trace import Step, Trace, apply, primitives, step
+from tilewright.testing.case import Case, Data, iterations
+from tilewright.testing.data import Kind
+from tilewright.testing.subjects import Subject, samples, subject, testable
+from tilewright.testing.subjects import dims as dims_of
+from tilewright.tune.admit import admit, statements
+from tilewright.tune.library import default_trace, space_of
+
+#: Kernels that run more statements than this are not drawn.
+MOST_WORK = 400_000
+#: Statements of a drawn schedule's code: more takes LLVM long and shows nothing new.
+MOST_STATEMENTS = 1500
+#: Steps of a drawn schedule, attempts to draw a legal one.
+MOST_STEPS = 8
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def dims(target: Target) -> st.SearchStrategy[int]:
+    """Extents around what matters on a target: 1, vectors and two of them, register tiles, primes."""
+    lanes = target.lanes(4) if target.family != "cuda" else 32
+    near = sorted({
+        n for base in (lanes, 2 * lanes, 4 * lanes) for n in (base - 1, base, base + 1) if n > 0
+    })  # fmt: skip
+    return st.one_of(st.integers(1, 9), st.sampled_from(near), st.integers(1, 4 * lanes + 3))
+
+
+def data(kinds: Sequence[Kind] = KINDS) -> st.SearchStrategy[Data]:
+    """Data of a kind."""
+    return st.builds(Data, st.sampled_from(list(kinds)), st.integers(0, 7))
+
+
+@st.composite
+def subjects(draw: st.DrawFn, target: Target, names: Sequence[str] | None = None) -> Subject:
+    """A kernel: an operator's sample, with some of its dims renamed and rows apart in memory."""
+    usable = [n for n in (names or sorted(operators())) if testable(n)]
+    if not usable:
+        raise TilewrightError(
+            f"none of {', '.join(names or ())} has a sample that becomes a kernel"
+        )
+    name = draw(st.sampled_from(usable))
+    number = draw(st.sampled_from(list(testable(name))))
+    constants = draw(st.booleans())
+    old = dims_of(samples(name)[number])
+    renamed: dict[int, int] = {}
+    for n in old:
+        if draw(st.booleans()):
+            renamed[n] = draw(dims(target))
+    found: Subject | None = None
+    for attempt in (renamed, dict(list(renamed.items())[:1]), {}):
+        try:
+            found = subject(name, number, attempt, constants)
+        except TilewrightError:
+            continue
+        if iterations(found.kernel) <= MOST_WORK:
+            break
+    if found is None:
+        found = subject(name, number, {}, True)
+    return replace(found, kernel=draw(spread(found.kernel)))
+
+
+@st.composite
+def spread(draw: st.DrawFn, kernel: Kernel) -> Kernel:
+    """The kernel on buffers whose rows lie further apart than they are long."""
+    params = []
+    for p in kernel.params:
+        gap = draw(st.integers(0, 3)) if p.role != "const" else 0
+        params.append(replace(p, buffer=_apart(p.buffer, gap)) if gap else p)
+    return replace(kernel, params=tuple(params))
+
+
+def _apart(b: Buffer, gap: int) -> Buffer:
+    """`gap` elements more between rows: between neighbours along every dim but the innermost."""
+    inner = min((s for s in b.strides if s > 0), default=1)
+    if any(s < 0 for s in b.strides) or inner != 1 or b.shape.count(1) == len(b.shape):
+        return b
+    strides: list[int] = []
+    order = sorted(range(len(b.shape)), key=lambda d: b.strides[d])
+    new = dict(zip(order, [b.strides[d] for d in order], strict=True))
+    reach = 1
+    for d in order:
+        if b.strides[d] == 0 or b.shape[d] == 1:
+            continue
+        if b.strides[d] > 1:
+            new[d] = max(b.strides[d], reach) + gap
+        reach = new[d] * (b.shape[d] - 1) + reach
+    strides = [new[d] for d in range(len(b.shape))]
+    return replace(b, strides=tuple(strides))
+
+
+# ---------------------------------------------------------------- schedules
+
+
+@st.composite
+def traces(draw: st.DrawFn, subject: Subject, target: Target) -> Trace:
+    """A legal schedule: drawn step by step, from nothing, from (a part of) the default, or from a point of the
+    operator's space."""
+    kernel = subject.kernel
+    start = draw(st.sampled_from(["nothing", "default", "space"]))
+    trace: list[Step] = []
+    if start != "nothing":
+        base = _default(subject, target) if start == "default" else draw(_point(subject, target))
+        keep = draw(st.integers(0, len(base)))
+        trace = list(base[: len(base) - keep])
+        trace = list(_legal(kernel, trace))
+    made = apply(kernel, trace)
+    for _ in range(draw(st.integers(0, MOST_STEPS))):
+        drawn = draw(_step(made, target, len(trace)))
+        if drawn is None:
+            break
+        try:
+            made = apply(made, (drawn,))
+        except ScheduleError:
+            continue
+        trace.append(drawn)
+    while trace:  # what was drawn must be provable and of reasonable size
+        try:
+            if statements(admit(kernel, tuple(trace)).body) <= MOST_STATEMENTS:
+                break
+        except ScheduleError:
+            pass
+        trace.pop()
+    return tuple(trace)
+
+
+def _legal(kernel: Kernel, trace: Sequence[Step]) -> Trace:
+    """The longest prefix of a trace that is legal."""
+    for n in range(len(trace), 0, -1):
+        try:
+            apply(kernel, trace[:n])
+        except ScheduleError:
+            continue
+        return tuple(trace[:n])
+    return ()
+
+
+def _default(subject: Subject, target: Target) -> Trace:
+    return default_trace(operators().get(subject.operator), subject.kernel, target)
+
+
+@st.composite
+def _point(draw: st.DrawFn, subject: Subject, target: Target) -> Trace:
+    space: Space | None = space_of(operators().get(subject.operator), subject.kernel, target)
+    if space is None:
+        return _default(subject, target)
+    choice = {name: draw(st.sampled_from(list(values))) for name, values in space.params.items()}
+    try:
+        return space.trace(choice)
+    except ScheduleError:
+        return _default(subject, target)
+
+
+def _step(kernel: Kernel, target: Target, count: int) -> st.SearchStrategy[Step | None]:
+    """ "Stop", or a step whose arguments name what is there."""
+    names = list(loops(kernel.body))
+    if not names:
+        return st.none()
+    fresh = f"v{count}"
+    var = st.sampled_from(names)
+    lanes = target.lanes(4) if target.family != "cuda" else 32
+    factor = st.one_of(st.integers(1, 9), st.sampled_from([lanes, lanes // 2 or 1, 2 * lanes]))
+    scratch = [s.buffer.name for s in walk(kernel.body) if isinstance(s, Alloc)]
+    consts = [p.buffer for p in kernel.params if p.role == "const" and p.buffer.dtype is not BOOL]
+    options: list[st.SearchStrategy[Step | None]] = [
+        st.none(),
+        st.builds(lambda v, f: step("split", v, f, f"{fresh}o", f"{fresh}i"), var, factor),
+        st.builds(lambda v: step("unroll", v), var),
+        st.builds(lambda v: step("vectorize", v), var),
+        st.builds(lambda v: step("parallelize", v), var),
+        st.builds(lambda p: step("reorder", list(p)), _chain(kernel)),
+        st.builds(lambda p: step("fuse", p[0], p[1], f"{fresh}f"), _pair(kernel)),
+        st.builds(lambda p: step("stage", list(p)), _chain(kernel, least=1)),
+    ]
+    if scratch:
+        width = st.sampled_from([2, 4, lanes, 2 * lanes])
+        options.append(
+            st.builds(lambda a, v, w: step("lanes", a, v, w), st.sampled_from(scratch), var, width)
+        )
+    if consts:
+        options.append(st.sampled_from(consts).flatmap(lambda b: _pack(b, factor)))
+    if target.dot:
+        options.append(st.builds(lambda v: step("tensorize", v), var))
+    if "overlap" in primitives():
+        options.append(
+            st.builds(lambda v, f: step("overlap", v, f, f"{fresh}o", f"{fresh}i"), var, factor)
+        )
+    if target.family == "cuda":
+        options += [
+            st.builds(lambda v, k: step("bind", v, k), var, st.sampled_from(["block", "thread"])),
+            st.builds(lambda v: step("cooperate", v), var),
+        ]
+    return st.one_of(options)
+
+
+def _nests(kernel: Kernel) -> list[list[str]]:
+    """Perfectly nested loops, outermost first."""
+    found: list[list[str]] = []
+    for s in walk(kernel.body):
+        if not isinstance(s, For):
+            continue
+        chain = [s.var]
+        while len(s.body) == 1 and isinstance(s.body[0], For):
+            s = s.body[0]
+            chain.append(s.var)
+        found.append(chain)
+    return found
+
+
+@st.composite
+def _chain(draw: st.DrawFn, kernel: Kernel, least: int = 2) -> list[str]:
+    """Some loops of one nest: in another order for `reorder`, in theirs for `stage`."""
+    nests = [n for n in _nests(kernel) if len(n) >= least] or [list(loops(kernel.body))]
+    nest = draw(st.sampled_from(nests))
+    size = draw(st.integers(min(least, len(nest)), len(nest)))
+    return list(draw(st.permutations(nest[:size])) if least > 1 else nest[:size])
+
+
+@st.composite
+def _pair(draw: st.DrawFn, kernel: Kernel) -> tuple[str, str]:
+    nests = [n for n in _nests(kernel) if len(n) > 1]
+    if not nests:
+        name = next(iter(loops(kernel.body)))
+        return name, name
+    nest = draw(st.sampled_from(nests))
+    return nest[0], nest[1]
+
+
+@st.composite
+def _pack(draw: st.DrawFn, b: Buffer, factor: st.SearchStrategy[int]) -> Step:
+    """Another order of a constant's dims, one of them in tiles or none."""
+    order = draw(st.permutations(range(len(b.shape))))
+    parts: list[list[Any]] = [[d, 0, "whole"] for d in order]
+    tiled = bool(parts) and draw(st.sampled_from([False, True]))
+    if tiled:
+        d = draw(st.sampled_from(list(order)))
+        tile = draw(factor)
+        at = draw(st.integers(0, len(parts)))
+        parts = [[x, tile, "outer"] if x == d else [x, z, p] for x, z, p in parts]
+        parts.insert(at, [d, tile, "inner"])
+    return step("pack", b.name, parts)
+
+
+# ---------------------------------------------------------------- cases
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    target: str | Target,
+    names: Sequence[str] | None = None,
+    oracles: Sequence[str] = (),
+) -> Case:
+    """A kernel, a schedule and data for a target (a name or a `Target`); `names`: of which operators."""
+    machine = target if isinstance(target, Target) else load_target(target)
+    found = draw(subjects(machine, names))
+    trace = draw(traces(found, machine))
+    kinds: Sequence[Kind] = ("integers", "one_hot") if machine.family == "cuda" else KINDS
+    one = draw(data(kinds))
+    values = {p.buffer.name: one for p in found.kernel.params if p.role != "out"}
+    return Case(found.kernel, trace, machine.name, values, tuple(oracles), found.operator)

@@ -1,0 +1,97 @@
+"""Run kernels in a worker process that may crash, hang or be killed.
+
+In: `Native` jobs. Out: an `Outcome` each.
+Invariant: whatever the code does is an outcome; the next job finds a working worker. Workers are those of the
+tuner (`tune.workers`): they end with their parent, and a job that outlives its time is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tilewright.errors import TilewrightError
+from tilewright.testing.native import Array, Native, Spilled, execute
+from tilewright.tune.workers import LocalExecutor, WorkerLost, WorkerTimeout
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Outputs by name, or the `problem`: `crash`, `hang`, `spill`, `refused` (by the compiler)."""
+
+    outputs: dict[str, Array] = field(default_factory=dict[str, Array])
+    problem: str = ""
+    message: str = ""
+    buffer: str = ""
+
+
+class Worker:
+    """One worker process; use it as a context, or `close` it."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self._executor = LocalExecutor(1, seconds)
+        self._folder = tempfile.TemporaryDirectory(prefix="tilewright-worker-")
+        self._faults = Path(self._folder.name) / "fault.json"
+
+    def run(self, job: Native) -> Outcome:
+        """Run one job; never raises for what the code does."""
+        self._faults.unlink(missing_ok=True)
+        try:
+            future = self._executor.submit(execute, replace(job, faults=str(self._faults)))
+            return Outcome(future.result())
+        except WorkerTimeout:
+            return Outcome(problem="hang", message="the kernel does not end")
+        except WorkerLost as err:
+            return self._crashed(str(err))
+        except Spilled as err:
+            name, _, text = str(err).partition(": ")
+            return Outcome(problem="spill", message=text, buffer=name)
+        except TilewrightError as err:
+            return Outcome(problem="refused", message=str(err))
+
+    def _crashed(self, message: str) -> Outcome:
+        try:
+            found = json.loads(self._faults.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return Outcome(problem="crash", message=message)
+        where = f": {found['where']}" if found["where"] else ""
+        return Outcome(problem="crash", message=f"{found['signal']}{where}", buffer=found["buffer"])
+
+    def close(self) -> None:
+        """End the process."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        with contextlib.suppress(OSError):
+            self._folder.cleanup()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+
+_shared: dict[int, Worker] = {}
+
+
+def shared() -> Worker:
+    """The worker that this process uses unless it makes its own."""
+    pid = os.getpid()
+    if pid not in _shared:
+        _shared[pid] = Worker()
+    return _shared[pid]
+
+
+@contextlib.contextmanager
+def fresh(seconds: float) -> Iterator[Worker]:
+    """A worker for a while."""
+    worker = Worker(seconds)
+    try:
+        yield worker
+    finally:
+        worker.close()
