@@ -15,6 +15,7 @@ from tilewright.schedule.templates.contraction import (
 )
 from tilewright.schedule.templates.gpu_space import gpu_space
 from tilewright.schedule.templates.injective import injective, injective_space
+from tilewright.schedule.templates.recurrence import recurrence
 from tilewright.schedule.templates.rows import (
     column_reduction,
     passes,
@@ -39,6 +40,7 @@ __all__ = [
     "phases",
     "product",
     "product_space",
+    "recurrence",
     "reduction",
     "reduction_space",
     "row_reduction",
