@@ -224,7 +224,7 @@ class Importer:
         if ours not in fresh or not name or name in graph.types:
             return ours
         fresh.discard(ours)
-        self.builder.rename(ours, name)
+        self.rename(ours, name)
         if graph.nodes and graph.nodes[-1].op == "transpose" and graph.nodes[-1].outputs == (name,):
             inner = graph.nodes[-1].inputs[0]
             image = f"{name}@nchw"
@@ -233,8 +233,15 @@ class Importer:
                 and inner in fresh
                 and image not in graph.types
             ):
-                self.builder.rename(inner, image)
+                self.rename(inner, image)
         return name
+
+    def rename(self, old: str, new: str) -> None:
+        """Call a value `new` everywhere, also where a variable holds it."""
+        self.builder.rename(old, new)
+        for variable in self.variables.known.values():
+            if variable.value == old:
+                variable.value = new
 
     # ---- problems
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from tilewright.errors import ModelError, UnsupportedError
 from tilewright.frontend.tflite.model import Op, Tensor
-from tilewright.graph.ir import Array, Graph, State, TensorType
+from tilewright.graph.ir import Array, Graph, State, TensorType, type_of
 
 if TYPE_CHECKING:
     from tilewright.frontend.tflite.importer import Importer, Scope
@@ -70,17 +70,29 @@ class Variables:
         return v
 
     def kept(self) -> Iterator[Variable]:
-        """The variables that were read, and now hold what the next run must read."""
+        """The variables that were read, and now hold something else for the next run to read.
+
+        One that no run changes becomes a constant.
+        """
         for v in self.known.values():
-            if v.source:
+            if not v.source:
+                continue
+            if v.value != v.source:
                 yield v
+                continue
+            t = self.graph.types[v.source]
+            initial = np.zeros(t.shape, t.dtype.numpy) if v.initial is None else v.initial
+            if type_of(initial) != t:
+                raise ModelError(f"variable `{v.name}` is read as {t}: repair the model")
+            self.graph.inputs.remove(v.source)
+            self.graph.constants[v.source] = initial
 
     def keep(self, v: Variable) -> None:
         """Tie the input of `v` to the last output of the graph."""
         graph, t = self.graph, self.graph.types[v.source]
-        if graph.types[graph.outputs[-1]] != t:
-            raise ModelError(f"variable `{v.name}` changes its type from {t}: repair the model")
         initial = np.zeros(t.shape, t.dtype.numpy) if v.initial is None else v.initial
+        if graph.types[graph.outputs[-1]] != t or type_of(initial) != t:
+            raise ModelError(f"variable `{v.name}` changes its type from {t}: repair the model")
         graph.states.append(State(graph.inputs.index(v.source), len(graph.outputs) - 1, initial))
 
 
