@@ -320,9 +320,9 @@ def test_types_behind_a_problem_come_from_shape_inference() -> None:
     """What reads an unsupported node is checked with the type that ONNX infers for it."""
     m = model(
         [
-            node("Det", ["x"], ["d"], name="first"), node("Relu", ["d"], ["r"], name="fine"),
+            node("RandomUniformLike", ["x"], ["d"], name="first"), node("Relu", ["d"], ["r"], name="fine"),
             node("GlobalLpPool", ["v"], ["p"], name="second"),
-            node("RandomNormalLike", ["p"], ["q"], name="third"), node("Det", ["q"], ["s"], name="fourth"),
+            node("RandomNormalLike", ["p"], ["q"], name="third"), node("Bernoulli", ["q"], ["s"], name="fourth"),
         ],
         {"x": [2, 3, 3], "v": [1, 2, 4, 4]}, ["r", "s"],
     )  # fmt: skip

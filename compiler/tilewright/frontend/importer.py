@@ -17,9 +17,13 @@ import onnx.defs
 
 from tilewright.errors import ModelError, TilewrightError, UnsupportedError
 from tilewright.frontend import limits, nested
+from tilewright.frontend.composed import COMPOSED
+from tilewright.frontend.constants import CONSTANTS
 from tilewright.frontend.counted import count_name
+from tilewright.frontend.domains import OTHER_DOMAINS
 from tilewright.frontend.functions import body_of
 from tilewright.frontend.inputs import Shapes, input_types
+from tilewright.frontend.legacy import modernise
 from tilewright.frontend.node import Builder, ForeignNode, Scope
 from tilewright.frontend.order import in_order, node_name, subgraphs
 from tilewright.frontend.problems import MALFORMED, Problem
@@ -32,7 +36,7 @@ from tilewright.graph.ir import Array, Graph, Node, TensorType
 from tilewright.registry import onnx_importers
 
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
-MIN_OPSET = 7
+_OWN = {**STRUCTURAL, **QOPERATORS, **CONSTANTS, **COMPOSED}
 
 
 class Importer:
@@ -123,6 +127,7 @@ class Importer:
             except ModelError as err:  # its readers cannot be checked, everything else can
                 self.problems.append(Problem(str(t.name), "", str(err), "", broken=True))
                 continue
+            self.builder.stored_bytes += array.nbytes
             names[str(t.name)] = self.builder.graph.add_constant(f"{prefix}{t.name}", array)
         return names
 
@@ -175,7 +180,8 @@ class Importer:
         except TilewrightError as err:
             self.problem(n, name, str(err), "", broken=True)
         except MALFORMED as err:
-            reason = f"its attributes or inputs are malformed ({type(err).__name__}: {err})"
+            said = next(iter(str(err).splitlines()), "")[:200]
+            reason = f"its attributes or inputs are malformed ({type(err).__name__}: {said})"
             self.problem(n, name, reason, "repair the model", broken=True)
         else:
             wanted = _wanted(n)
@@ -190,8 +196,12 @@ class Importer:
         function = self.functions.get((n.domain, n.op_type, n.overload))
         if function is not None:
             return nested.call(self, function, n, name, scope)
-        check_node(n, scope.opset)
+        check_node(n, self.versions.get(n.domain, scope.opset))
         view = ForeignNode(self.builder, n, name, scope)
+        modernise(view)
+        other = OTHER_DOMAINS.get((n.domain, n.op_type))
+        if other is not None:
+            return other(view)
         if n.op_type == "If" and n.domain in ("", "ai.onnx"):
             return nested.branch(self, view)
         problem = self.unknown(n, name)
@@ -200,7 +210,7 @@ class Importer:
             if not found:
                 self.problems.append(problem)
             return found
-        known = STRUCTURAL.get(n.op_type) or QOPERATORS.get(n.op_type)
+        known = _OWN.get(n.op_type)
         try:
             results = (known or onnx_importers()[n.op_type])(view)
         except UnsupportedError:
@@ -249,7 +259,7 @@ class Importer:
         """The problem with a node that no importer takes."""
         if n.op_type in REFUSED and n.domain in _DOMAINS:
             return Problem(name, _shown(n), REFUSED[n.op_type], "")
-        known = n.op_type in {*STRUCTURAL, *QOPERATORS, *onnx_importers(), "If"}
+        known = n.op_type in {*_OWN, *onnx_importers(), "If"}
         if n.domain == "com.microsoft" and onnx.defs.has(n.op_type):
             known = n.op_type in MICROSOFT  # the same name need not mean the same there
         if known and n.domain in _DOMAINS:
@@ -298,10 +308,9 @@ def _shown(n: onnx.NodeProto) -> str:
 
 def _opset(imports: Sequence[onnx.OperatorSetIdProto]) -> int:
     """The version of the standard operators."""
-    version = next((int(o.version) for o in imports if o.domain in ("", "ai.onnx")), 0)
-    if version < MIN_OPSET:
+    default = onnx.defs.onnx_opset_version() if imports else 0
+    version = next((int(o.version) for o in imports if o.domain in ("", "ai.onnx")), default)
+    if version < 1:
         said = f"uses opset {version}" if version else "does not say which opset it uses"
-        raise ModelError(
-            f"the model {said}: convert it to opset {MIN_OPSET} or newer (onnx.version_converter)"
-        )
-    return version
+        raise ModelError(f"the model {said}: the file is damaged")
+    return limits.check_opset(version)
