@@ -31,6 +31,8 @@ from tilewright.tune.verdicts import Outcome, one_line, verdict_of
 
 #: Above this many iterations the unscheduled kernel takes too long there: the default is the reference.
 MAX_PLAIN = 1 << 24
+#: Offset of the first weights: near ones have shorter addresses, which would favour the default.
+FAR = 1 << 16
 
 
 def emulated(target: Target) -> bool:
@@ -101,7 +103,7 @@ def _run(
 
 def _program(kernels: Sequence[Kernel], target: Target, values: dict[str, Array]) -> Program:
     """Each kernel as a step with outputs of its own, constants as its weights."""
-    weights = bytearray()
+    weights = bytearray(FAR)
     steps: list[Step] = []
     outputs: list[Tensor] = []
     named = [replace(k, name=f"candidate{i}") for i, k in enumerate(kernels)]
