@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor, gcd
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ import numpy as np
 from tilewright.core.attributes import axes_of, ints
 from tilewright.core.dtypes import F32, F64, I64, DType, dtype
 from tilewright.core.index import Ix, imax, imin
+from tilewright.core.resampling import Line, coordinate, line_rounded, over_common, rounded, weights
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.graph.quantized import movement
@@ -84,15 +85,6 @@ def _scales(attrs: Attrs) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """The source coordinate (a*o + b) / q of output position o."""
-
-    a: int
-    b: int
-    q: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Axis:
     """How one dim is resampled.
 
@@ -100,39 +92,9 @@ class _Axis:
     weight is the polynomial `weights[t]` (lowest power first) in the fraction ((a*o + b) mod q) / q.
     """
 
-    line: _Line
+    line: Line
     first: int
     weights: tuple[tuple[float, ...], ...]
-
-
-def _inverse(scale: float, n_in: int, n_out: int) -> Fraction:
-    """1 / scale as the fraction that was meant: the ratio of sizes, or the simplest within a float32."""
-    if abs(scale * n_in - n_out) <= 1e-6 * n_out:
-        return Fraction(n_in, n_out)
-    best = Fraction(scale).limit_denominator(16)
-    for limit in (256, 4096, 65536, 1 << 20):
-        if best > 0 and abs(float(best) - scale) <= 6e-8 * scale:
-            break
-        best = Fraction(scale).limit_denominator(limit)
-    return 1 / max(best, Fraction(1, 1 << 20))
-
-
-def _coordinate(coord: str, n_in: int, n_out: int, scale: float) -> tuple[Fraction, Fraction]:
-    """Slope and offset of the source coordinate in exact arithmetic."""
-    r, half = _inverse(scale, n_in, n_out), Fraction(1, 2)
-    match coord:
-        case "asymmetric":
-            return r, Fraction(0)
-        case "align_corners":
-            return Fraction(n_in - 1, max(n_out - 1, 1)), Fraction(0)
-        case "tf_half_pixel_for_nn":
-            return r, r * half
-        case "pytorch_half_pixel" if n_out == 1:
-            return Fraction(0), Fraction(0)
-        case "half_pixel_symmetric":
-            return r, (n_in - n_out * r) * half + (r - 1) * half
-        case _:
-            return r, (r - 1) * half
 
 
 def _axis(attrs: Attrs, n_in: int, d: int) -> _Axis | None:
@@ -144,13 +106,13 @@ def _axis(attrs: Attrs, n_in: int, d: int) -> _Axis | None:
         a, b, q = ints(attrs, "lines")[3 * d : 3 * d + 3]
         slope, offset = Fraction(a, q), Fraction(b, q)
     else:
-        slope, offset = _coordinate(str(attrs["coord"]), n_in, n_out, scale)
+        slope, offset = coordinate(str(attrs["coord"]), n_in, n_out, scale)
     if attrs["mode"] == "nearest":
         rounding = str(attrs["nearest_mode"])
         if rounding == "simple":
             rounding = "floor" if scale >= 1 else "ceil"
-        return _Axis(_rounded(slope, offset, rounding), 0, ((1.0,),))
-    line = _over_common(slope, offset)
+        return _Axis(line_rounded(slope, offset, rounding), 0, ((1.0,),))
+    line = over_common(slope, offset)
     if attrs["mode"] == "linear":
         return _trimmed(_Axis(line, 0, ((1.0, -1.0), (0.0, 1.0))))
     a = float(attrs["cubic_a"])  # type: ignore[arg-type]
@@ -161,25 +123,6 @@ def _axis(attrs: Attrs, n_in: int, d: int) -> _Axis | None:
         (0.0, 0.0, a, -a),
     )
     return _trimmed(_Axis(line, -1, keys))
-
-
-def _over_common(slope: Fraction, offset: Fraction) -> _Line:
-    q = int(np.lcm(slope.denominator, offset.denominator))
-    return _Line(int(slope * q), int(offset * q), q)
-
-
-def _rounded(slope: Fraction, offset: Fraction, rounding: str) -> _Line:
-    """A line whose floor is the coordinate rounded to an integer."""
-    if rounding.startswith("round"):
-        offset += Fraction(1, 2)
-    line = _over_common(slope, offset)
-    b = line.b
-    if rounding == "ceil":
-        b += line.q - 1
-    elif rounding == "round_prefer_floor":  # ceil(c - 1/2) == floor(c + 1/2 - 1/q)
-        b -= 1
-    g = gcd(line.a, line.q)  # only the floor counts, so b may round down: 2*o // 4 == o // 2
-    return _Line(line.a // g, b // g, line.q // g)
 
 
 def _trimmed(axis: _Axis) -> _Axis:
@@ -326,9 +269,9 @@ def _import_resize(node: ImportNode) -> Sequence[str]:
     """Scales are input 1 before opset 11; then scales or sizes, of all dims or of `axes`."""
     shape = node.type(0).shape
     legacy = node.opset < 11
-    coord = "asymmetric" if legacy else _coordinate_mode(node)
-    if node.attr("antialias", 0):
-        raise node.fail("antialias is not supported: export the model without it")
+    coord = "asymmetric"
+    if not legacy:
+        coord = str(node.attr("coordinate_transformation_mode", "half_pixel"))
     axes = axes_of(node.attr("axes", tuple(range(len(shape)))), len(shape))
     scales_at = 1 if legacy else 2
     if not legacy and node.has(3) and node.need_const(3, "the sizes").size:
@@ -336,17 +279,89 @@ def _import_resize(node: ImportNode) -> Sequence[str]:
     else:
         given = node.need_const(scales_at, "the scales").reshape(-1)
         sizes, scales = _from_scales(shape, axes, given)
+    if coord == "tf_crop_and_resize" or (node.attr("antialias", 0) and min(scales) < 1):
+        return _by_tables(node, axes, sizes, scales, coord)
     return _resize(node, sizes, scales, coord, "simple" if legacy else "round_prefer_floor")
 
 
-def _coordinate_mode(node: ImportNode) -> str:
-    coord = str(node.attr("coordinate_transformation_mode", "half_pixel"))
-    if coord not in _COORDINATES:
-        raise node.fail(
-            f"coordinate_transformation_mode {coord} is not supported: crop with Slice before it, and "
-            "use half_pixel or align_corners"
-        )
-    return coord
+#: Longer filters are a product with a dense table.
+_LONGEST = 48
+
+
+def _by_tables(
+    node: ImportNode,
+    axes: Sequence[int],
+    sizes: Sequence[int],
+    scales: Sequence[float],
+    coord: str,
+) -> Sequence[str]:
+    """Dim by dim with a table of indices or weights; what a crop shows of outside is one value."""
+    x, mode = node.type(0), str(node.attr("mode", "nearest"))
+    if mode not in _MODES or coord not in (*_COORDINATES, "tf_crop_and_resize"):
+        raise node.fail(f"mode {mode} of {coord} is not known: repair the model")
+    crop = coord == "tf_crop_and_resize"
+    roi = node.need_const(1, "the region of interest").reshape(-1) if crop else np.zeros(0)
+    if crop and roi.size != 2 * len(axes):
+        raise node.fail(f"the region of interest has {roi.size} numbers, not {2 * len(axes)}")
+    value = node.inputs[0]
+    if mode != "nearest" and not x.dtype.is_float:
+        (value,) = node.add("cast", [value], {"to": "f32"})
+    outside: list[tuple[int, Array]] = []
+    for i, d in enumerate(axes):
+        n, part = x.shape[d], (0.0, 1.0)
+        if crop:
+            part = (float(roi[i]), float(roi[len(axes) + i]))
+        if sizes[d] == n and scales[d] == 1 and part == (0.0, 1.0):
+            continue
+        slope, offset = coordinate(coord, n, sizes[d], scales[d], part)
+        places = [o * slope + offset for o in range(sizes[d])]
+        if crop and any(not 0 <= p <= n - 1 for p in places):
+            outside.append((d, np.array([not 0 <= p <= n - 1 for p in places])))
+        value = _along(node, value, d, places, mode, scales[d])
+    if outside:
+        value = _extrapolated(node, value, outside)
+    if node.type_of(value).dtype is not x.dtype:
+        (value,) = node.add("cast", [value], {"to": x.dtype.name})
+    return [value]
+
+
+def _along(
+    node: ImportNode, value: str, d: int, places: Sequence[Fraction], mode: str, scale: float
+) -> str:
+    """`value` at these coordinates of dim d."""
+    t = node.type_of(value)
+    n = t.shape[d]
+    if mode == "nearest":
+        near = str(node.attr("nearest_mode", "round_prefer_floor"))
+        at = np.clip(np.array([rounded(p, near) for p in places], np.int64), 0, n - 1)
+        return node.add("gather", [value, node.constant(at, "at")], {"axis": d})[0]
+    stretch = min(scale, 1.0) if node.attr("antialias", 0) else 1.0
+    exclude = bool(node.attr("exclude_outside", 0))
+    a = float(node.attr("cubic_coeff_a", -0.75))
+    table = weights(list(places), n, mode, stretch, a, exclude)
+    used = table != 0
+    starts = used.argmax(axis=1)
+    taps = int((n - used[:, ::-1].argmax(axis=1) - starts).max())
+    if taps > _LONGEST:
+        order = (*(k for k in range(t.rank) if k != d), d)
+        back = tuple(int(k) for k in np.argsort(order))
+        (value,) = node.add("transpose", [value], {"perm": order})
+        full = node.constant(table.T.astype(t.dtype.numpy), "weights")
+        return node.add("transpose", node.add("matmul", [value, full]), {"perm": back})[0]
+    starts = np.minimum(starts, n - taps).astype(np.int64)
+    short = np.take_along_axis(table, starts[:, None] + np.arange(taps), axis=1)
+    names = [node.constant(starts, "starts"), node.constant(short.astype(t.dtype.numpy), "weights")]
+    return node.add("resample", [value, *names], {"axis": d})[0]
+
+
+def _extrapolated(node: ImportNode, value: str, outside: Sequence[tuple[int, Array]]) -> str:
+    t = node.type_of(value)
+    mask: Array = np.zeros((1,) * t.rank, np.bool_)
+    for d, flags in outside:
+        mask = mask | flags.reshape([-1 if k == d else 1 for k in range(t.rank)])
+    fill = np.asarray(node.attr("extrapolation_value", 0.0)).astype(t.dtype.numpy)
+    names = [node.constant(mask, "outside"), node.constant(fill, "fill"), value]
+    return node.add("where", names)[0]
 
 
 def _from_scales(
