@@ -143,9 +143,9 @@ def _declared(source: Source) -> Mapping[str, tuple[int | str, ...]]:
     """Dims of the inputs as the model states them."""
     if isinstance(source, Graph):
         return {n: source.types[n].shape for n in source.inputs}
-    from tilewright.frontend.onnx import onnx_input_dims
+    from tilewright.frontend.models import input_dims
 
-    return onnx_input_dims(source)
+    return dict(input_dims(source))
 
 
 def _opened(

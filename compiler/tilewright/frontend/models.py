@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from tilewright.frontend.inputs import Shapes
-from tilewright.frontend.onnx import Source, examine_onnx, load_onnx
+from tilewright.frontend.onnx import Source, examine_onnx, load_onnx, onnx_input_dims
 from tilewright.frontend.problems import Findings
 from tilewright.graph.ir import Graph
 
@@ -52,3 +52,14 @@ def examine_model(source: Source, shapes: Shapes | None = None) -> Findings:
         assert not isinstance(source, onnx.ModelProto)
         return examine_tflite(source, shapes)
     return examine_onnx(source, shapes)
+
+
+def input_dims(source: Source) -> dict[str, tuple[int | str, ...]]:
+    """Dims of a model's inputs as the file states them: numbers, symbolic names, -1 where there is neither.
+    Raises `ModelError` for a broken file."""
+    if is_tflite(source):
+        from tilewright.frontend.tflite.load import tflite_input_dims
+
+        assert not isinstance(source, onnx.ModelProto)
+        return tflite_input_dims(source)
+    return onnx_input_dims(source)

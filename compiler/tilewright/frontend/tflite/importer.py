@@ -90,14 +90,7 @@ class Importer:
 
     def inputs(self, scope: Scope) -> None:
         """The graph's inputs, named as the signature or the file says."""
-        graph, known = self.builder.graph, scope.subgraph.inputs
-        names: dict[int, str] = {}
-        for k, index in enumerate(known):
-            t = scope.subgraph.tensors[index]
-            if index in names:
-                raise ModelError(f"input {k} `{t.name}` is listed twice: the file is damaged")
-            wanted = self.model.signature_inputs.get(index, "") or t.name or f"input_{k}"
-            names[index] = wanted if wanted not in names.values() else f"{wanted}_{k}"
+        graph, names = self.builder.graph, input_names(self.model)
         extra = sorted(set(self.shapes) - set(names.values()))
         if extra:
             shown = ", ".join(sorted(names.values()))
@@ -261,6 +254,19 @@ class Importer:
                 name = graph.fresh(f"{scope.prefix}{t.name}" or f"tensor_{index}")
                 graph.types[name] = TensorType(t.dtype, t.shape)
                 scope.values[index] = name
+
+
+def input_names(model: TfliteModel) -> dict[int, str]:
+    """Names of the model's inputs by the index of their tensor: the signature's, else the file's."""
+    main = model.subgraphs[0]
+    names: dict[int, str] = {}
+    for k, index in enumerate(main.inputs):
+        t = main.tensors[index]
+        if index in names:
+            raise ModelError(f"input {k} `{t.name}` is listed twice: the file is damaged")
+        wanted = model.signature_inputs.get(index, "") or t.name or f"input_{k}"
+        names[index] = wanted if wanted not in names.values() else f"{wanted}_{k}"
+    return names
 
 
 def _refusal(op: Op) -> str:

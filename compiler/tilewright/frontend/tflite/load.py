@@ -13,7 +13,7 @@ from tilewright.errors import ModelError, TilewrightError, UnsupportedError
 from tilewright.frontend.inputs import Shapes
 from tilewright.frontend.problems import Findings, Problem
 from tilewright.frontend.reading import name_of
-from tilewright.frontend.tflite.importer import Importer
+from tilewright.frontend.tflite.importer import Importer, input_names
 from tilewright.frontend.tflite.reading import read_tflite
 from tilewright.graph.ir import Graph
 
@@ -34,6 +34,16 @@ def load_tflite(
     if problems:
         raise UnsupportedError([str(p) for p in problems if not p.broken])
     return graph
+
+
+def tflite_input_dims(source: Source) -> dict[str, tuple[int | str, ...]]:
+    """Dims of the inputs by name, -1 where the file leaves one open."""
+    model = read_tflite(source)
+    tensors = model.subgraphs[0].tensors
+    return {
+        name: tuple(-1 if d in tensors[i].dynamic else n for d, n in enumerate(tensors[i].shape))
+        for i, name in input_names(model).items()
+    }
 
 
 def examine_tflite(source: Source, shapes: Shapes | None = None) -> Findings:
