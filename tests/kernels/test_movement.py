@@ -227,7 +227,13 @@ for _coord in (
         _opset = 19 if _coord == "half_pixel_symmetric" else 13
         IMPORTS[f"{_key} up"] = ("Resize", [*_IMAGE, None, n(1, 1, 8, 11)], _attrs, _opset)
         IMPORTS[f"{_key} down"] = ("Resize", [*_IMAGE, None, n(1, 1, 3, 1)], _attrs, _opset)
-        IMPORTS[f"{_key} scales"] = ("Resize", [*_IMAGE, v(1, 1, 1.3, 0.6)], _attrs, _opset)
+        if _coord != "align_corners":  # ONNX divides by 1.3 * 5 - 1, ONNX Runtime by 6 - 1
+            IMPORTS[f"{_key} scales"] = ("Resize", [*_IMAGE, v(1, 1, 1.3, 0.6)], _attrs, _opset)
+        if _mode != "nearest" and _coord != "half_pixel_symmetric":
+            _wide = {**_attrs, "antialias": 1}
+            IMPORTS[f"{_key} antialias"] = ("Resize", [*_IMAGE, None, n(1, 1, 2, 4)], _wide, 18)
+            _wide = {**_wide, "exclude_outside": 1}
+            IMPORTS[f"{_key} filter"] = ("Resize", [*_IMAGE, None, n(1, 1, 9, 2)], _wide, 18)
         IMPORTS[f"{_key} double"] = ("Resize", [*_IMAGE, v(1, 1, 2, 2)], _attrs, _opset)
 for _near in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"):
     for _coord in ("half_pixel", "asymmetric", "align_corners"):
@@ -241,6 +247,16 @@ IMPORTS |= {
     "resize 10 up": ("Resize", [f(1, 1, 3, 4), v(1, 1, 2, 3)], {}, 10),
     "resize 10 down": ("Resize", [f(1, 1, 6, 9), v(1, 1, 0.6, 0.3)], {}, 10),
     "resize 10 linear": ("Resize", [f(1, 1, 3, 4), v(1, 1, 2, 3)], {"mode": "linear"}, 10),
+    "resize crop": (
+        "Resize",
+        [f(1, 1, 5, 7), v(0, 0, 0.2, -0.1, 1, 1, 0.9, 1.3), None, n(1, 1, 6, 4)],
+        {
+            "mode": "linear",
+            "coordinate_transformation_mode": "tf_crop_and_resize",
+            "extrapolation_value": 7.0,
+        },
+        13,
+    ),
     "resize excluded": ("Resize", [*_IMAGE, None, n(1, 1, 9, 10)], _cubic, 13),
     "resize axes": ("Resize", [*_IMAGE, None, n(9, 10)], {"axes": [2, 3]}, 18),
     "resize not larger": (
