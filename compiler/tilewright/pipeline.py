@@ -401,7 +401,11 @@ class _Assembler:
             if argument.role == "const":
                 at.append(self.constant(argument, kernel, param.buffer.name))
                 continue
-            base = places[self.place.storage[argument.value].root]
+            origin = self.place.storage[argument.value].root
+            if origin in self.g.constants:  # a view of a constant that was not worth computing
+                base = self.constant(Argument(origin, 0, "const"), kernel, "")
+            else:
+                base = places[origin]
             at.append(replace(base, offset=base.offset + argument.offset * t.dtype.bytes))
         if len(kernel.params) > len(lowered.arguments):  # sizes come after all inputs
             at.append(Place("input", 0, len(self.g.inputs)))
