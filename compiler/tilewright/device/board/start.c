@@ -25,11 +25,16 @@ static void fault(void) { board_exit(FAULT_CODE); }
 static void turn(void) { turns = turns + 1; }
 
 /* Stack pointer, reset, 13 exceptions that end the run, SysTick. */
-extern const void *const board_vectors[16];
-__attribute__((section(".vectors"), used)) const void *const board_vectors[16] = {
-    board_stack_top, (void *)reset, (void *)fault, (void *)fault, (void *)fault, (void *)fault,
-    (void *)fault,   (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault,
-    (void *)fault,   (void *)fault, (void *)fault, (void *)turn,
+typedef union {
+  uint32_t *stack;
+  void (*call)(void);
+} vector;
+extern const vector board_vectors[16];
+__attribute__((section(".vectors"), used)) const vector board_vectors[16] = {
+    {.stack = board_stack_top}, {.call = reset}, {.call = fault}, {.call = fault},
+    {.call = fault},            {.call = fault}, {.call = fault}, {.call = fault},
+    {.call = fault},            {.call = fault}, {.call = fault}, {.call = fault},
+    {.call = fault},            {.call = fault}, {.call = fault}, {.call = turn},
 };
 
 static void reset(void) {
@@ -106,6 +111,9 @@ void board_close(int handle) {
 }
 
 /* ---- what compilers call on their own */
+
+void *memcpy(void *restrict to, const void *restrict from, size_t n);
+void *memset(void *to, int value, size_t n);
 
 void *memcpy(void *restrict to, const void *restrict from, size_t n) {
   unsigned char *t = to;
