@@ -289,7 +289,36 @@ def hybrid() -> Iterator[Case]:
     )
 
 
-CASES = [*quantised(), *hybrid()]
+def wide() -> Iterator[Case]:
+    """16-bit operands, byte weights, a bias of 64 bits."""
+    per = (RNG.random(5) * 0.01 + 0.001).astype(np.float32)
+    for scales, size in ((per, 4), (per[:1], 4), (per, 160)):
+        x = T("int16", (1, 4, 5, size), scale=0.0003)
+        bias = const(RNG.integers(-(2**20), 2**20, 5).astype(np.int64), scale=scales * x.scale)
+        y = T("int16", (1, 4, 5, 5), scale=0.002)
+        w = const(i8(5, 3, 3, size), scale=scales, axis=0)
+        fields = {"strideH": 1, "strideW": 1, "fusedActivationFunction": 1}
+        yield Case("conv i16", single("CONV_2D", [x, w, bias], [y], "Conv2DOptions", **fields))
+    x = T("int16", (1, 4, 5, 5), scale=0.0003)
+    bias = const(RNG.integers(-(2**20), 2**20, 5).astype(np.int64), scale=per * x.scale)
+    w = const(i8(1, 3, 3, 5), scale=per, axis=3)
+    options = "DepthwiseConv2DOptions"
+    yield Case(
+        "depthwise i16",
+        single(
+            "DEPTHWISE_CONV_2D", [x, w, bias], [x], options, strideH=1, strideW=1, depthMultiplier=1
+        ),
+    )
+    rows, w = T("int16", (6, 8), scale=0.0003), const(i8(5, 8), scale=per[:1])
+    bias = const(RNG.integers(-(2**20), 2**20, 5).astype(np.int64), scale=per[:1] * rows.scale)
+    y = T("int16", (6, 5), scale=0.0005)
+    yield Case(
+        "fully_connected i16",
+        single("FULLY_CONNECTED", [rows, w, bias], [y], "FullyConnectedOptions"),
+    )
+
+
+CASES = [*wide(), *quantised(), *hybrid()]
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))

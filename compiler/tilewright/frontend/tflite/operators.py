@@ -21,6 +21,7 @@ from tilewright.frontend.tflite import (
     ranking,
     recurrent,
     reduction,
+    wide,
 )
 from tilewright.frontend.tflite.elementwise import dequantized, quantized
 from tilewright.frontend.tflite.model import Op, Tensor
@@ -45,6 +46,9 @@ INTEGER: Importers = integers.INTEGER
 
 HYBRID: Importers = hybrid.HYBRID
 
+#: Over 16-bit operands with byte weights.
+WIDE: Importers = wide.WIDE
+
 #: What of `INTEGER` takes 16-bit tensors as well.
 _WIDE = frozenset(
     {"ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "CONCATENATION", "RELU", "RELU6", "QUANTIZE", "MAX_POOL_2D",
@@ -67,6 +71,8 @@ def importer(node: TfliteNode) -> Importer:
     if code == "DEQUANTIZE" or not any(_integers(t) for t in node.tensors()):
         return FLOAT[code]
     main = node.tensor(2 if code == "TRANSPOSE_CONV" else 0)
+    if main.dtype is I16 and code in WIDE:
+        return WIDE[code]
     small = main.dtype in (I8, U8) or (main.dtype is I16 and code in _WIDE)
     if code in INTEGER and (_integers(main) or code == "QUANTIZE") and (small or main.dtype is I32):
         return INTEGER[code]
