@@ -104,7 +104,15 @@ def _import_d2s(node: ImportNode) -> Sequence[str]:
 
 
 def _import_s2d(node: ImportNode) -> Sequence[str]:
-    return node.add("space_to_depth", [node.inputs[0]], {"blocksize": int(node.attr("blocksize"))})
+    """Mode CRD wants the pixels of a block next to each other, for each channel."""
+    b, channels = int(node.attr("blocksize")), node.type(0).shape[1]
+    y = node.add("space_to_depth", [node.inputs[0]], {"blocksize": b})
+    if node.attr("mode", "DCR") == "DCR":
+        return y
+    shape = node.type_of(y[0]).shape
+    y = node.add("reshape", y, {"shape": (shape[0], b * b, channels, *shape[2:])})
+    y = node.add("transpose", y, {"perm": (0, 2, 1, 3, 4)})
+    return node.add("reshape", y, {"shape": shape})
 
 
 def _d2s_samples(rng: np.random.Generator) -> Iterator[Sample]:
