@@ -81,6 +81,10 @@ class Tuner:
         label: str = "",
         floor: Callable[[int, int], float] = lambda flops, size: 0.0,
     ) -> None:
+        if target.gpu is not None and device:
+            raise TilewrightError(
+                f"schedules for {target.name} are ranked by a model of it: leave out the device `{device}`"
+            )
         self.graph, self.target, self.folder = graph, target, folder
         self.here = runs_here(target) and not device
         self.emulated = target.gpu is not None or (
@@ -94,6 +98,7 @@ class Tuner:
         self.slots, self.device, self.label = max(1, slots), device, label or device
         self.rng = random.Random(seed)
         self.report, self.floor = report, floor
+        self.source: records.Source = "measured"  # of the last trial
         self.identity = target_hash(target)
         self.library = load_library(target)
         for record in records.read(folder, target.name, self.library.problems):
@@ -340,6 +345,8 @@ class Tuner:
         best = 1.0 if task.winner is None or task.winner.ratio is None else task.winner.ratio
         default: float | None = None
         for (choice, trace), outcome in zip(candidates, outcomes, strict=True):
+            if outcome.ratio is not None:
+                self.source = outcome.source
             record = self._record(task, "trial", choice, trace, outcome)
             self._log(record)
             self.state.trials += 1
@@ -394,7 +401,7 @@ class Tuner:
         for task in self.state.tasks:
             enough = task.trials >= ENOUGH or task.search.exhausted
             if task.winner is None and enough:
-                outcome = Outcome("default", default=task.progress.default)
+                outcome = Outcome("default", default=task.progress.default, source=self.source)
                 task.winner = self._record(
                     task, "winner", task.space.default, task.default, outcome
                 )
