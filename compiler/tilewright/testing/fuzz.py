@@ -90,13 +90,15 @@ def fuzz(
     report: Callable[[Report], None] = lambda r: None,
     test: Callable[[Case], Failure | None] = judge,
     most: int | None = None,
+    enough: int = ENOUGH,
 ) -> Report:
-    """Try kernels of operators for `seconds`, at most `most` examples; `start` is the first seed."""
+    """Try kernels of operators for `seconds`, at most `most` examples, until `enough` failures are found;
+    `start` is the first seed."""
     machine = target if isinstance(target, Target) else load_target(target)
     usable = [n for n in names if testable(n)]
     out = Report(machine.name, tuple(usable))
     begin, turn = time.monotonic(), start
-    while usable and len(out.failures) < ENOUGH:
+    while usable and len(out.failures) < enough:
         left = seconds - (time.monotonic() - begin)
         if left <= 0 or (most is not None and out.examples >= most):
             break

@@ -16,9 +16,11 @@ import numpy as np
 from tilewright.core.index import Ix
 from tilewright.errors import ScheduleError, TilewrightError
 from tilewright.loop import interp
-from tilewright.loop.ir import Block, For, If, Kernel, Stmt
+from tilewright.loop.ir import Alloc, Block, For, If, Kernel, Stmt, dense
 from tilewright.loop.passes.expand_math import expand_math
 from tilewright.loop.passes.specialize_tails import specialize_tails
+from tilewright.loop.rewrite import map_block
+from tilewright.loop.verify import verify
 from tilewright.schedule.trace import Step, Trace, apply
 from tilewright.testing.case import Case, Data, Failure, iterations
 from tilewright.testing.oracles import INTERPRETED, judge, pack_all
@@ -64,7 +66,9 @@ def _smaller(case: Case) -> Iterator[Case]:
         for i in range(0, len(trace), max(size, 1)) if size else ():
             yield case.with_(trace=trace[:i] + trace[i + size :])
     for kernel in _smaller_kernels(case.kernel):
-        yield case.with_(kernel=kernel)
+        smaller = case.with_(kernel=kernel)
+        if _complete(smaller):
+            yield smaller
     for i, s in enumerate(trace):
         for args in _smaller_arguments(s):
             yield case.with_(trace=(*trace[:i], Step(s.primitive, args), *trace[i + 1 :]))
@@ -73,6 +77,25 @@ def _smaller(case: Case) -> Iterator[Case]:
             d.kind == "one_hot" for d in case.data.values()
         ):
             yield case.with_(data={n: Data(kind) for n in case.data})
+
+
+def _complete(case: Case) -> bool:
+    """Whether the kernel still writes every element of its outputs, which oracles take for granted."""
+    if not case.kernel.body or iterations(case.kernel) > INTERPRETED:
+        return False
+    results: list[list[bytes]] = []
+    for fill in (7, 9):
+        values = {n: np.array(a) for n, a in case.arrays().items()}
+        outs = [p.buffer for p in case.kernel.params if p.role == "out"]
+        for b in outs:
+            values[b.name] = np.full(b.shape, fill).astype(b.dtype.numpy)
+        try:
+            verify(case.kernel)
+            interp.run(case.kernel, values)
+        except (TilewrightError, LookupError):
+            return False
+        results.append([values[b.name].tobytes() for b in outs])
+    return results[0] == results[1]
 
 
 def _smaller_arguments(s: Step) -> Iterator[tuple[object, ...]]:
@@ -84,7 +107,16 @@ def _smaller_arguments(s: Step) -> Iterator[tuple[object, ...]]:
 
 
 def _smaller_kernels(kernel: Kernel) -> Iterator[Kernel]:
-    """Loops with fewer iterations; statements left out."""
+    """Loops with fewer iterations, all of an extent at once with the dims of that length; statements left out."""
+    sizes = {
+        s.extent.const
+        for _, s in _statements(kernel.body, ())
+        if isinstance(s, For) and s.extent.is_const
+    }
+    for n in sorted(sizes, reverse=True):
+        for m in dict.fromkeys((1, 2, n // 2, n - 1)):
+            if 0 < m < n:
+                yield _resized(kernel, n, m)
     for path, s in _statements(kernel.body, ()):
         if isinstance(s, For) and s.extent.is_const and s.extent.const > 1:
             n = s.extent.const
@@ -97,6 +129,26 @@ def _smaller_kernels(kernel: Kernel) -> Iterator[Kernel]:
                 yield replace(kernel, body=_put(kernel.body, path, *side))
         else:
             yield replace(kernel, body=_put(kernel.body, path))
+
+
+def _resized(kernel: Kernel, n: int, m: int) -> Kernel:
+    """Every loop of n iterations with m, every dim of n elements with m (strides stay)."""
+
+    def stmt(s: Stmt) -> Stmt:
+        if isinstance(s, For) and s.extent == Ix(n):
+            return replace(s, extent=Ix(m))
+        if isinstance(s, Alloc):
+            shape = tuple(m if x == n else x for x in s.buffer.shape)
+            return Alloc(dense(s.buffer.name, s.buffer.dtype, shape, s.buffer.space))
+        return s
+
+    params = tuple(
+        replace(
+            p, buffer=replace(p.buffer, shape=tuple(m if x == n else x for x in p.buffer.shape))
+        )
+        for p in kernel.params
+    )
+    return replace(kernel, params=params, body=map_block(kernel.body, stmt=stmt))
 
 
 def _statements(block: Block, path: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Stmt]]:

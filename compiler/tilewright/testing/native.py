@@ -45,6 +45,8 @@ class Native:
     side: Side = "right"
     backwards: bool = False
     faults: str = ""
+    mutant: str = ""
+    """A bug to plant while this is compiled (`testing.mutants`)."""
 
 
 class Spilled(Exception):
@@ -68,7 +70,13 @@ def execute(job: Native) -> dict[str, Array]:
             array = pack_array(array, packs[buffer.name])
             buffer = replace(buffer, shape=array.shape, strides=dense_strides(array.shape))
         regions.append(_Region(buffer, array, p.role == "out", job))
-    code = _compiled(kernel, job.target, tuple(places), count)
+    if job.mutant:
+        from tilewright.testing.mutants import planted
+
+        with planted(job.mutant):
+            code = _compiled(kernel, job.target, tuple(places), count, job.mutant)
+    else:
+        code = _compiled(kernel, job.target, tuple(places), count)
     step = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
         code.address("t_step0")
     )
@@ -88,9 +96,11 @@ def execute(job: Native) -> dict[str, Array]:
     return {r.buffer.name: r.read() for r in regions if r.out}
 
 
-def _compiled(kernel: Kernel, target: Target, places: tuple[Place, ...], count: int) -> Jit:
+def _compiled(
+    kernel: Kernel, target: Target, places: tuple[Place, ...], count: int, mutant: str = ""
+) -> Jit:
     """Native code; that of the last few kernels is kept."""
-    key = f"{kernel!r} {target!r}"
+    key = f"{kernel!r} {target!r} {mutant}"
     if key not in _kept:
         if len(_kept) >= 8:
             _kept.pop(next(iter(_kept)))

@@ -4,6 +4,7 @@ In: a `Case`. Out: a `Failure`, or None.
 Invariant: no oracle has a tolerance of its own. Results are compared bit for bit, or with a bound that follows
 from the schedule (`testing.bounds`).
 
+static   what primitives accept stays inside its buffers and reads nothing that was not written
 replay   text and trace read back are the same kernel
 ring     in integers modulo 2**32, native code of the schedule gives what the interpreter gives without one
 exact    on small whole numbers, native code with and without the schedule gives the same bits
@@ -65,7 +66,13 @@ def names(target: Target) -> tuple[str, ...]:
 def judge(case: Case, worker: Worker | None = None) -> Failure | None:
     """The first oracle that a case fails. Raises `ScheduleError` if its trace is not legal."""
     target = case.machine()
-    made = admit(case.kernel, case.trace)
+    try:
+        made = admit(case.kernel, case.trace)
+    except ScheduleError:
+        wrong = outside(case)
+        if wrong is None:
+            raise
+        return wrong
     at_work = worker or shared()
     for name in case.oracles or names(target):
         oracle = _ORACLES.get(name) or _ELSEWHERE.get(name)
@@ -76,6 +83,22 @@ def judge(case: Case, worker: Worker | None = None) -> Failure | None:
         found = oracle(_Subject(case, target, made, at_work))
         if found is not None:
             return replace(found, oracle=name)
+    return None
+
+
+def outside(case: Case) -> Failure | None:
+    """What the bounds-checked interpreter says of a schedule that every primitive accepted, and the proof did not."""
+    if iterations(case.kernel) > INTERPRETED:
+        return None
+    try:
+        made = specialize_tails(apply(case.kernel, case.trace))
+    except ScheduleError:
+        return None
+    shaped, packed = pack_all(made, case.arrays())
+    try:
+        _interpreted(shaped, packed)
+    except IRError as err:
+        return Failure("static", str(err))
     return None
 
 
@@ -152,7 +175,7 @@ def _bound(s: _Subject) -> Failure | None:
                 same = (wide == values) | (np.isnan(wide) & np.isnan(values))
                 wrong = ~same & ~(np.abs(wide - values) <= errors) & np.isfinite(errors)
         if wrong.any():
-            at = tuple(int(i[0]) for i in np.nonzero(wrong))
+            at = _first(wrong)
             return Failure(
                 "", f"{mine[at]} where {values[at]:.9g} is exact and the error is bounded by {errors[at]:.3g}",
                 name, at,
@@ -288,12 +311,17 @@ def _compare(got: Outcome, want: Mapping[str, npt.NDArray[Any]]) -> Failure | No
         if mine.dtype.kind == "f":
             differ &= ~(np.isnan(mine) & np.isnan(expected))
         if differ.any():
-            at = tuple(int(i[0]) for i in np.nonzero(differ))
+            at = _first(differ)
             count = int(np.count_nonzero(differ))
             return Failure(
                 "", f"{count} of {differ.size} elements differ: {mine[at]} instead of {expected[at]}", name, at
             )  # fmt: skip
     return None
+
+
+def _first(flags: npt.NDArray[Any]) -> tuple[int, ...]:
+    """Index of the first element that is set."""
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(flags)), flags.shape))
 
 
 def _whole(kernel: Kernel) -> bool:
