@@ -29,6 +29,8 @@ class _Standing:
     changed: Mapping[str, Any] = field(default_factory=dict[str, Any])
     name: str = field(init=False)
     output_count: int = 1
+    integers: bool = False
+    """Whether operands are integers as they stand, of which the node's constants are known."""
 
     def __post_init__(self) -> None:
         self.name = self.node.name
@@ -44,7 +46,9 @@ class _Standing:
 
     def const(self, i: int) -> Array | None:
         """None: what is dequantized has no value before the passes ran."""
-        return None
+        if not self.integers or not self.has(i) or self.inputs[i] not in self.node.inputs:
+            return None
+        return self.node.const(list(self.node.inputs).index(self.inputs[i]))
 
     def need_const(self, i: int, what: str) -> Array:
         raise self.fail(f"{what} of a quantised operator must be a constant: make it one")
@@ -203,6 +207,45 @@ def _where(node: ImportNode) -> Sequence[str]:
     return _integers(node, y, 7)
 
 
+def _integer_to_float(node: ImportNode) -> Sequence[str]:
+    """MatMulIntegerToFloat(a, b, scale of a, of b, zero point of a?, of b?, bias?)."""
+    zeros = [node.inputs[i] if node.has(i) else "" for i in (4, 5)]
+    bias = node.inputs[6] if node.has(6) else ""
+    return [_scaled_product(node, node.inputs[0], zeros[0], node.inputs[2], 1, zeros[1], 3, bias)]
+
+
+def _dynamic_matmul(node: ImportNode) -> Sequence[str]:
+    """DynamicQuantizeMatMul(x, b, scale of b, zero point of b?, bias?): x becomes u8 on the way."""
+    view = _Standing(node, "DynamicQuantizeLinear", node.inputs[:1], max(node.opset, 13))
+    q, scale, zero = onnx_importers()["DynamicQuantizeLinear"](view)
+    bias = node.inputs[4] if node.has(4) else ""
+    return [
+        _scaled_product(node, q, zero, scale, 1, node.inputs[3] if node.has(3) else "", 2, bias)
+    ]
+
+
+def _scaled_product(
+    node: ImportNode,
+    a: str,
+    zero_a: str,
+    scale_a: str,
+    b: int,
+    zero_b: str,
+    scale_b: int,
+    bias: str,
+) -> str:
+    """(a - zero_a)(b - zero_b), summed in i32, times both scales, plus a bias."""
+    view = _Standing(
+        node, "MatMulInteger", [a, node.inputs[b], zero_a, zero_b], max(node.opset, 13)
+    )
+    view.integers = True
+    (total,) = onnx_importers()["MatMulInteger"](view)
+    (y,) = node.add("cast", [total], {"to": "f32"})
+    (scale,) = node.add("mul", [scale_a, node.inputs[scale_b]])
+    (y,) = node.add("mul", [y, scale])
+    return node.add("add", [y, bias])[0] if bias else y
+
+
 #: ONNX operator type (standard or com.microsoft) -> importer
 QOPERATORS: Mapping[str, Callable[[ImportNode], Sequence[str]]] = {
     "QLinearConv": _conv,
@@ -216,5 +259,7 @@ QOPERATORS: Mapping[str, Callable[[ImportNode], Sequence[str]]] = {
     "QLinearLeakyRelu": _unary("LeakyRelu"),
     "QLinearSoftmax": _softmax,
     "QLinearConcat": _concat,
+    "DynamicQuantizeMatMul": _dynamic_matmul,
+    "MatMulIntegerToFloat": _integer_to_float,
     "QLinearWhere": _where,
 }

@@ -16,6 +16,7 @@ from tilewright.graph.passes.fold_bias import fold_bias
 from tilewright.graph.passes.fold_constants import fold_constants
 from tilewright.graph.passes.fold_pad import fold_pad
 from tilewright.graph.passes.move_transposes import move_transposes
+from tilewright.graph.passes.pack_weights import pack_weights
 from tilewright.graph.passes.quantize import quantize
 from tilewright.graph.passes.simplify import simplify
 
@@ -23,6 +24,7 @@ Pass = Callable[[Graph], Graph]
 
 PASSES: tuple[Pass, ...] = (
     quantize,  # before constants are folded: it wants to see which ones were quantised
+    pack_weights,  # likewise
     eliminate_dead,
     fold_constants,
     simplify,
