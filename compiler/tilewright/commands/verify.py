@@ -25,6 +25,7 @@ from tilewright.commands._common import (
     progress,
 )
 from tilewright.device.linux_model import LinuxModel
+from tilewright.rebuild import check_rebuilt
 from tilewright.runtime.model import Spec, TensorSpec
 
 NAME = "verify"
@@ -45,17 +46,26 @@ def command(
         float, typer.Option(help="largest error, relative to the largest magnitude")
     ] = 1e-4,
     device: DeviceName = None,
+    rebuild: Annotated[
+        Path | None,
+        typer.Option(
+            help="with an artifact directory: compile this model again and compare every byte"
+        ),
+    ] = None,
 ) -> None:
     """Compare with ONNX Runtime or LiteRT (our NumPy interpreter where it is not installed); exit code 1
     and the first layer that departs if they differ.
 
     Of an artifact directory, check without running anything: hashes, symbols that are missing or too many,
-    writable data, executable stack, relocations in code.
+    writable data, executable stack, relocations in code; with --rebuild MODEL also that it is what the
+    model compiles to.
     """
     path, shapes = locate(model, shape)
     if path.is_dir():
-        _artifact(path)
+        _artifact(path, rebuild, target)
         return
+    if rebuild is not None:
+        raise typer.BadParameter(f"--rebuild is for artifact directories, which {model} is not")
     with progress() as report:
         compiled = api.compile(path, target, shapes, device=device, progress=report, notify=notice)
     verifier = Verifier(path, compiled, tolerance)
@@ -90,8 +100,12 @@ def _inputs_of(spec: Spec, turn: int, seed: int) -> tuple[tuple[TensorSpec, ...]
     return spec.inputs_at(values), f", {shown}"
 
 
-def _artifact(directory: Path) -> None:
+def _artifact(directory: Path, rebuild: Path | None, target: str) -> None:
     problems = verify_artifact(directory)
+    if not problems and rebuild is not None:
+        with progress() as report:
+            report(f"compile {rebuild.name} again", 0.0)
+            problems = check_rebuilt(directory, rebuild, None if target == "host" else target)
     for problem in problems:
         console.print(f"[red]problem:[/red] {escape(problem)}", soft_wrap=True)
     if problems:
@@ -100,7 +114,8 @@ def _artifact(directory: Path) -> None:
     code = [n for n in sorted(files) if n.endswith((".o", ".a", ".so"))]
     console.print(
         f"[green]{escape(str(directory))}: sound[/green]: the hashes of {len(files)} files, and symbols, "
-        f"sections and segments of {', '.join(code)}",
+        f"sections and segments of {', '.join(code)}"
+        + (f"; the same bytes as {escape(str(rebuild))} compiled again" if rebuild else ""),
         soft_wrap=True,
     )
 
