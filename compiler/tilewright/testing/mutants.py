@@ -1,9 +1,8 @@
 """Bugs planted in the compiler, to see whether the tests find them.
 
-In: nothing, or names of mutants. Out: a table: after how many examples each was found, how small the case is.
+In: the name of a mutant. Out: the compiler with one bug more, for a while.
 Invariant: a mutant is one wrong line, in place while its context is open, in this process and in the worker.
-
-    python -m tilewright.testing.mutants [NAME ...]
+`testing.mutation_table` searches for all of them.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -404,8 +401,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("fuse-wrong-divisor", "the outer index of fused loops is divided by one too many", "primitive:fuse", _fuse_wrong),
     Mutant("stage-no-init", "staged sums are not initialised", "tilewright.schedule.primitives.stage:_groups", _first_group_lost),
     Mutant("stage-swapped", "staged sums are read with two dims exchanged", "tilewright.schedule.primitives.stage:_expand", _swapped_stage_index),
-    Mutant("vectorize-unchecked", "vectorize accepts loops whose iterations depend on each other", "tilewright.schedule.primitives.vectorize:carried", _no_check, ("reduce_sum", "cumsum", "matmul", "softmax")),
-    Mutant("parallel-race", "parallelize accepts loops whose iterations depend on each other", "tilewright.schedule.primitives.parallelize:carried", _no_check, ("cumsum", "reduce_sum", "reduce_max", "scatter_elements")),
+    Mutant("vectorize-unchecked", "vectorize accepts loops whose iterations depend on each other", "tilewright.schedule.primitives.vectorize:carried", _no_check, ("reduce_sum", "cumulative_sum", "matmul", "softmax")),
+    Mutant("parallel-race", "parallelize accepts loops whose iterations depend on each other", "tilewright.schedule.primitives.parallelize:carried", _no_check, ("cumulative_sum", "reduce_sum", "reduce_max", "scatter_elements")),
     Mutant("lanes-identity", "partial sums begin at 1", "tilewright.schedule.primitives.lanes:_identity", _identity_one, _ROWS),
     Mutant("lanes-no-rest", "partial sums leave out what the width does not divide", "primitive:lanes", _after(_lanes_without_rest), _ROWS),
     Mutant("tails-no-last", "the tail of a parallel loop is not executed", "tilewright.loop.passes.specialize_tails:specialize_tails", _no_last_branch),
@@ -428,77 +425,3 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("packed-order", "packed weights lie in the order they had", "tilewright.testing.native:pack_array", _wrong_layout, ("matmul", "conv2d")),
     Mutant("scratch-aliased", "two buffers of scratch share their place", f"{_EMIT}.alloc", _shared_scratch, ("softmax", "layer_norm", "instance_norm")),
 )  # fmt: skip
-
-
-# ---------------------------------------------------------------- the table
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What came of one mutant; `examples` is 0 if it was not found."""
-
-    mutant: Mutant
-    examples: int
-    oracle: str = ""
-    steps: int = 0
-    iterations: int = 0
-    seconds: float = 0.0
-
-
-def search(mutant: Mutant, target: str = "x86-64-v4", most: int = 500, seed: int = 0) -> Row:
-    """Look for a mutant with at most `most` examples."""
-    from tilewright.testing.case import Case, Failure, iterations
-    from tilewright.testing.fuzz import fuzz
-    from tilewright.testing.oracles import judge
-    from tilewright.testing.worker import Worker
-
-    begin = time.monotonic()
-    worker = Worker(10.0, mutant.name)
-
-    def test(case: Case) -> Failure | None:
-        with planted(mutant.name):
-            return judge(case, worker)
-
-    try:
-        found = fuzz(mutant.operators, target, 600, seed, test=test, most=most, enough=1)
-    finally:
-        worker.close()
-    seconds = time.monotonic() - begin
-    if not found.failures:
-        return Row(mutant, 0, seconds=seconds)
-    case = found.failures[0]
-    oracle = case.failure.oracle if case.failure else ""
-    return Row(mutant, found.examples, oracle, len(case.trace), iterations(case.kernel), seconds)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
-    lines = [
-        "| planted bug | found after examples | by | steps left | iterations left |",
-        "|---|---:|---|---:|---:|",
-    ]
-    for r in rows:
-        lines.append(
-            f"| {r.mutant.what} (`{r.mutant.name}`) | {r.examples or '**not found**'} | {r.oracle} | "
-            f"{r.steps} | {r.iterations} |"
-        )
-    return "\n".join(lines)
-
-
-def main(names: Sequence[str]) -> int:
-    """Search for all mutants, or those named; prints the table. 1 if one was not found."""
-    rows: list[Row] = []
-    for m in MUTANTS:
-        if names and m.name not in names:
-            continue
-        rows.append(search(m))
-        r = rows[-1]
-        print(f"{m.name}: {r.examples} examples, {r.oracle}, {r.steps} steps, {r.iterations} iterations, {r.seconds:.0f} s", file=sys.stderr, flush=True)  # fmt: skip
-    print(table(rows))
-    return int(any(not r.examples for r in rows))
-
-
-if __name__ == "__main__":
-    from tilewright.testing.mutants import main as entry  # one copy of the module, also in workers
-
-    sys.exit(entry(sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""After how many examples the tests find bugs that were planted, and how small they make the case.
+
+In: names of mutants, or none for all. Out: a table in Markdown; exit code 1 if one was not found.
+
+    python -m tilewright.testing.mutation_table [NAME ...]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tilewright.testing.case import Case, Failure
+from tilewright.testing.fuzz import fuzz
+from tilewright.testing.mutants import MUTANTS, Mutant, planted
+from tilewright.testing.oracles import judge
+from tilewright.testing.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What came of one mutant; `examples` is 0 if it was not found."""
+
+    mutant: Mutant
+    examples: int
+    oracle: str = ""
+    steps: int = 0
+    extent: int = 0
+    """The longest dim of the case."""
+    seconds: float = 0.0
+
+
+def search(mutant: Mutant, target: str = "x86-64-v4", most: int = 500, seed: int = 0) -> Row:
+    """Look for a mutant with at most `most` examples."""
+    begin = time.monotonic()
+    worker = Worker(10.0, mutant.name)
+
+    def test(case: Case) -> Failure | None:
+        with planted(mutant.name):
+            return judge(case, worker)
+
+    try:
+        found = fuzz(mutant.operators, target, 600, seed, test=test, most=most, enough=1)
+    finally:
+        worker.close()
+    seconds = time.monotonic() - begin
+    if not found.failures:
+        return Row(mutant, 0, seconds=seconds)
+    case = found.failures[0]
+    oracle = case.failure.oracle if case.failure else ""
+    return Row(mutant, found.examples, oracle, len(case.trace), _longest(case), seconds)
+
+
+def _longest(case: Case) -> int:
+    return max((n for p in case.kernel.params for n in p.buffer.shape), default=1)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown."""
+    lines = [
+        "| planted bug | found after examples | by | steps left | longest dim |",
+        "|---|---:|---|---:|---:|",
+    ]
+    for r in rows:
+        lines.append(
+            f"| {r.mutant.what} (`{r.mutant.name}`) | {r.examples or '**not found**'} | {r.oracle} | "
+            f"{r.steps} | {r.extent} |"
+        )
+    return "\n".join(lines)
+
+
+def main(names: Sequence[str]) -> int:
+    """Search for all mutants, or those named; prints the table. 1 if one was not found."""
+    rows: list[Row] = []
+    for m in MUTANTS:
+        if names and m.name not in names:
+            continue
+        rows.append(search(m))
+        r = rows[-1]
+        print(f"{m.name}: {r.examples} examples, {r.oracle}, {r.steps} steps, longest dim {r.extent}, {r.seconds:.0f} s", file=sys.stderr, flush=True)  # fmt: skip
+    print(table(rows))
+    return int(any(not r.examples for r in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
