@@ -177,6 +177,13 @@ def _time(seconds: float | None) -> str:
     return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} us"
 
 
+def _amount(seconds: float | None, source: str) -> str:
+    """A time, or the instructions that stand for one (counted as if a thousand million took a second)."""
+    if source != "instructions" or seconds is None:
+        return _time(seconds)
+    return f"{seconds * 1e3:.3f} M instr."
+
+
 def _summary(result: Result) -> None:
     state = result.state
     for note in state.notes:
@@ -190,8 +197,8 @@ def _summary(result: Result) -> None:
     for t in sorted(better, key=lambda t: -t.progress.seconds):
         assert t.winner is not None
         table.add_row(
-            escape(t.name), str(t.progress.calls), _time(t.winner.default), _time(t.winner.seconds),
-            f"{t.gain:.2f}", str(t.trials),
+            escape(t.name), str(t.progress.calls), _amount(t.winner.default, t.winner.source),
+            _amount(t.winner.seconds, t.winner.source), f"{t.gain:.2f}", str(t.trials),
         )  # fmt: skip
     if better:
         console.print(table)
