@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tflite_models import Reference, T, samples
 
+import tilewright
 from tilewright.frontend.tflite.load import load_tflite
 from tilewright.graph import interp
 from tilewright.graph.passes import optimize
@@ -45,14 +46,18 @@ def out(t: T, *shape: int, **more: Any) -> T:
     return T(t.dtype, shape or t.shape, **{"scale": t.scale, "zero": t.zero, **more})
 
 
-def check(case: Case) -> None:
-    """The optimised graph gives what LiteRT gives."""
+def check(case: Case, compiled: bool = False) -> None:
+    """The optimised graph, or the code compiled from it, gives what LiteRT gives."""
     inputs = case.inputs or samples(case.model)
     wanted = Reference(case.model)(*inputs)
-    graph = optimize(load_tflite(case.model))
-    values = interp.run(graph, dict(zip(graph.inputs, inputs, strict=True)))
-    for name, b in zip(graph.outputs, wanted, strict=True):
-        same(values[name], b, case.steps, case.tolerance)
+    if compiled:
+        found: list[np.ndarray] = tilewright.compile(case.model)(*inputs)
+    else:
+        graph = optimize(load_tflite(case.model))
+        values = interp.run(graph, dict(zip(graph.inputs, inputs, strict=True)))
+        found = [values[name] for name in graph.outputs]
+    for a, b in zip(found, wanted, strict=True):
+        same(a, b, case.steps, 2 * case.tolerance if compiled else case.tolerance)
 
 
 def same(a: np.ndarray, b: np.ndarray, steps: int = 0, tolerance: float = 1e-5) -> None:

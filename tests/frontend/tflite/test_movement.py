@@ -164,3 +164,9 @@ CASES = [*movement()]
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
 def test_operator(case: Case) -> None:
     check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=ids(CASES))
+def test_compiled(case: Case) -> None:
+    check(case, compiled=True)

@@ -324,3 +324,9 @@ CASES = [*wide(), *quantised(), *hybrid()]
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
 def test_operator(case: Case) -> None:
     check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=ids(CASES))
+def test_compiled(case: Case) -> None:
+    check(case, compiled=True)

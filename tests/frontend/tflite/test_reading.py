@@ -16,7 +16,7 @@ from tflite_models import Op, Reference, T, build, const, samples, single
 import tilewright
 from tilewright.errors import ModelError, UnsupportedError
 from tilewright.frontend.models import examine_model, is_tflite, load_model
-from tilewright.frontend.tflite.load import load_tflite
+from tilewright.frontend.tflite.load import load_tflite, supported
 from tilewright.frontend.tflite.reading import read_tflite
 from tilewright.graph import interp
 
@@ -236,6 +236,12 @@ def test_damaged_files_give_a_graph_or_a_model_error() -> None:
                 load_tflite(bytes(data))
             except ModelError:
                 continue
+
+
+def test_the_docs_list_all_operators() -> None:
+    text = (DATA.parents[1] / "docs" / "tflite.md").read_text()
+    names = supported()
+    assert f"{len(names)} operators: {', '.join(names)}." in text
 
 
 def test_compiles_from_a_path(tmp_path: Path) -> None:

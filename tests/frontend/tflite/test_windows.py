@@ -62,3 +62,9 @@ CASES = [*windows()]
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
 def test_operator(case: Case) -> None:
     check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=ids(CASES))
+def test_compiled(case: Case) -> None:
+    check(case, compiled=True)

@@ -172,3 +172,21 @@ def float_table(node: TfliteNode, function: Callable[[Array], Array]) -> Array:
         steps = nearest(np.asarray(function(reals), np.float32) * inverse)
         steps = np.clip(np.nan_to_num(steps, nan=0.0), -(1 << 30), 1 << 30)
     return to_table(y, steps, out_zero)
+
+
+def finished(node: TfliteNode, total: str, zero: int, low: int, high: int) -> str:
+    """i32 steps plus the zero point, cut to bounds, in the type of the result."""
+    if zero:
+        total = node.add("add", total, node.like(total, zero))
+    total = node.add("max", total, node.like(total, low))
+    total = node.add("min", total, node.like(total, high))
+    to = node.result().dtype
+    assert to is not None
+    return node.cast(total, to)
+
+
+def cut(node: TfliteNode, x: str, low: int, high: int) -> str:
+    """Bytes cut to bounds."""
+    least, most = limits_of(node.result())
+    x = node.add("max", x, node.like(x, low)) if low > least else x
+    return node.add("min", x, node.like(x, high)) if high < most else x

@@ -14,7 +14,10 @@ from tilewright.frontend.inputs import Shapes
 from tilewright.frontend.problems import Findings, Problem
 from tilewright.frontend.reading import name_of
 from tilewright.frontend.tflite.importer import Importer, input_names
+from tilewright.frontend.tflite.nested import NESTED
+from tilewright.frontend.tflite.operators import BYTES, CUSTOM, FLOAT, RECURRENT
 from tilewright.frontend.tflite.reading import read_tflite
+from tilewright.frontend.tflite.state import VARIABLES
 from tilewright.graph.ir import Graph
 
 Source = str | Path | bytes
@@ -44,6 +47,12 @@ def tflite_input_dims(source: Source) -> dict[str, tuple[int | str, ...]]:
         name: tuple(-1 if d in tensors[i].dynamic else n for d, n in enumerate(tensors[i].shape))
         for i, name in input_names(model).items()
     }
+
+
+def supported() -> list[str]:
+    """Names of all builtin operators that some importer takes, and of custom ones, in order."""
+    builtins = {*BYTES, *FLOAT, *RECURRENT, *NESTED, *VARIABLES}
+    return [*sorted(builtins), *(f"custom {name}" for name in sorted(CUSTOM))]
 
 
 def examine_tflite(source: Source, shapes: Shapes | None = None) -> Findings:
