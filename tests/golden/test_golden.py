@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tilewright.loop.text import to_text as loop_text
 from tilewright.lower import lower_group
 from tilewright.registry import operator
 from tilewright.schedule.target import load_target
-from tilewright.schedule.templates import injective
+from tilewright.schedule.templates import gpu, injective
 from tilewright.schedule.trace import apply
 
 HERE = Path(__file__).parent
@@ -43,10 +44,15 @@ CASES: dict[str, tuple[str, list[tuple[int, ...]], int, dict[str, object]]] = {
 }  # fmt: skip
 
 
-def single(name: str) -> Graph:
-    """A graph of one operator."""
+#: Large enough for a warp: 16 rows, 8 columns.
+CASES_OF_WARPS = {"matmul": [(40, 32), (32, 24), (24,)]}
+
+
+def single(name: str, dtype: type[np.floating[Any]] = np.float32) -> Graph:
+    """A graph of one operator; f16: of the shapes that tensor cores take."""
     op, shapes, variable, attrs = CASES[name]
-    arrays = [np.ones(s, np.float32) for s in shapes]
+    shapes = CASES_OF_WARPS[name] if dtype is np.float16 else shapes
+    arrays = [np.ones(s, dtype) for s in shapes]
     g = Graph(name, [f"x{i}" for i in range(variable)], ["y"])
     g.types = {f"x{i}": type_of(a) for i, a in enumerate(arrays[:variable])}
     inputs = [*g.inputs, *(g.add_constant("w", a) for a in arrays[variable:])]
@@ -73,6 +79,25 @@ def test_kernel_text(name: str, target: str) -> None:
         ]
     )
     compare(HERE / f"{name}.{target}.txt", text)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("matmul", np.float32),
+        ("matmul", np.float16),
+        ("conv2d", np.float32),
+        ("softmax", np.float32),
+    ],
+)
+def test_gpu_text(name: str, dtype: type[np.floating[Any]]) -> None:
+    """Blocks, threads, shared memory; f16 on tensor cores."""
+    place = assign_layouts(single(name, dtype))
+    group = next(grp for grp in fuse(place) if grp.anchor.op == CASES[name][0])
+    raw = lower_group(place, group).kernel
+    trace = gpu.schedule(raw, load_target("cuda-sm80"))
+    text = "\n".join([*map(str, trace), "", loop_text(specialize_tails(apply(raw, trace)))])
+    compare(HERE / f"{name}.cuda-sm80.{np.dtype(dtype).name}.txt", text)
 
 
 def test_graph_text() -> None:
