@@ -70,7 +70,7 @@ def set_inputs(interpreter: Any, inputs: Mapping[str, Array]) -> None:
 
 
 def litert_reference(source: Path | bytes, inner: set[str]) -> Reference | None:
-    """Runs the model in LiteRT's reference kernels; None where it is not installed.
+    """Runs the model in LiteRT's reference kernels; None where it is not installed or lacks an operator.
 
     Variables of the model keep their values from run to run. Inner values are those of tensors that are
     called like ours, also as [N, C, H, W] where ours is called `name@nchw`.
@@ -82,8 +82,11 @@ def litert_reference(source: Path | bytes, inner: set[str]) -> Reference | None:
         interpreter = open_interpreter(source, reference=True, **keep)
     except ValueError:  # an operator that has no reference kernel
         interpreter = open_interpreter(source, plain=True, **keep)
-    with _quiet():
-        interpreter.allocate_tensors()
+    try:
+        with _quiet():
+            interpreter.allocate_tensors()
+    except RuntimeError:  # a custom operator that only another program brings
+        return None
     by_name: dict[str, int] = {}
     for d in interpreter.get_tensor_details():
         by_name.setdefault(str(d["name"]), int(d["index"]))

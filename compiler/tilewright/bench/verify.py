@@ -101,7 +101,8 @@ class Verifier:
                 "ONNX Runtime",
             )
         if self.reference is None:
-            self.reference_name = f"the NumPy interpreter ({self.reference_name} is not installed)"
+            missing = "is not installed" + (" or lacks an operator" if self.stepwise else "")
+            self.reference_name = f"the NumPy interpreter ({self.reference_name} {missing})"
 
     def verify(self, inputs: Sequence[Array]) -> Report:
         """Run everything and compare; outputs must agree within tolerance x largest magnitude.
