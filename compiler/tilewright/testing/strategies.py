@@ -164,7 +164,7 @@ def _default(subject: Subject, target: Target) -> Trace:
 @st.composite
 def _point(draw: st.DrawFn, subject: Subject, target: Target) -> Trace:
     space: Space | None = space_of(operators().get(subject.operator), subject.kernel, target)
-    if space is None:
+    if space is None or not all(space.params.values()):
         return _default(subject, target)
     choice = {name: draw(st.sampled_from(list(values))) for name, values in space.params.items()}
     try:
