@@ -29,7 +29,7 @@ def edit(directory: Path, **changes: Any) -> None:
     path = directory / "manifest.json"
     table = json.loads(path.read_text())
     table.update(changes)
-    path.write_text(json.dumps(table))
+    path.write_text(manifests.sealed(table))
 
 
 @pytest.mark.parametrize("file", ["", "tiny.so", "manifest.json"])

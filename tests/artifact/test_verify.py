@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ def rehash(directory: Path) -> None:
     for name in table["files"]:
         found = manifests.hash_file(directory / name)
         table["files"][name] = {"bytes": found.bytes, "sha256": found.sha256}
-    path.write_text(json.dumps(table))
+    path.write_text(manifests.sealed(table))
 
 
 @pytest.mark.parametrize("name", ["tiny.o", "tiny.a", "tiny.so", "tiny.h", "example.c", "pool.c"])
@@ -67,8 +69,8 @@ def test_damaged_manifests(written: Written, key: str, value: Any, message: str)
     table = json.loads(path.read_text())
     table[key] = value
     with pytest.raises(ArtifactError, match=message):
-        manifests.parse(json.dumps(table).encode())
-    path.write_text(json.dumps(table))
+        manifests.parse(manifests.sealed(table).encode())
+    path.write_text(manifests.sealed(table))
     assert len(verify_artifact(written.directory)) == 1
 
 
@@ -103,6 +105,27 @@ def test_bad_objects(
     assert any(problem in p for p in problems), problems
 
 
+_SECRET = """
+void secret(void) {}
+#ifdef DATA
+int counter = 3;
+int count(void) { return ++counter; }
+#endif
+#ifdef START
+static volatile int n;
+__attribute__((constructor)) static void begin(void) { n = 1; }
+#endif
+#ifdef IFUNC
+static void one(void) {}
+static void (*choose(void))(void) { return one; }
+void chosen(void) __attribute__((ifunc("choose")));
+#endif
+#ifdef TEXT
+__asm__(".text\\n.quad secret\\n");
+#endif
+"""
+
+
 @pytest.mark.parametrize(
     "flags, problem",
     [
@@ -112,13 +135,20 @@ def test_bad_objects(
         (["-Wl,-soname,libother.so"], "calls itself libother.so"),
         (["-Wl,--version-script=all.map"], "exports secret"),
         (["-Wl,--no-as-needed", "-lm"], "needs the library libm.so"),
+        (["-DDATA"], "has writable data in section .data"),
+        (["-DSTART"], "runs code when it is loaded (init_array)"),
+        (
+            ["-DIFUNC", "-Wl,--version-script=all.map"],
+            "runs code when it is loaded, to find chosen",
+        ),
+        (["-DTEXT", "-Wl,-z,notext"], "has relocations in its code"),
     ],
 )
 def test_bad_libraries(
     cc: list[str], written: Written, tmp_path: Path, flags: list[str], problem: str
 ) -> None:
     work = written.directory
-    (work / "secret.c").write_text("void secret(void) {}\n")
+    (work / "secret.c").write_text(_SECRET)
     (work / "all.map").write_text("{ global: *; };\n")
     done = subprocess.run(
         [*cc, "-shared", "-nostartfiles", "-fPIC", "-Wl,-soname,tiny.so", "tiny.o", "secret.c", "pool.c",
@@ -180,3 +210,46 @@ def test_cross_artifact_for_aarch64(
     written = write_artifact(tmp_path / "out", spec, code, {}, {**target, "triple": triple})
     assert "tiny.so" in written.files, written.notes
     assert verify_artifact(tmp_path / "out") == []
+
+
+def test_a_sound_library_of_zig(
+    object_code: bytes,
+    spec: Spec,
+    target: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ziglang")
+    monkeypatch.setenv("CC", f"{sys.executable} -m ziglang cc")
+    written = write_artifact(tmp_path / "out", spec, object_code, {}, target)
+    assert "tiny.so" in written.files, written.notes
+    assert verify_artifact(tmp_path / "out") == []
+
+
+def test_every_flipped_bit_of_a_manifest(written: Written) -> None:
+    """None is read as another interface: a wrong shape would make a sound model write out of bounds."""
+    whole = (written.directory / "manifest.json").read_bytes()
+    sound = manifests.parse(whole)
+    for at in range(len(whole)):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[at] ^= 1 << bit
+            try:
+                assert manifests.parse(bytes(data)) == sound  # white space, or 1e2 for 1E2
+            except ArtifactError as err:
+                assert "\n" not in str(err)
+    for end in range(len(whole) - 1):
+        with pytest.raises(ArtifactError):
+            manifests.parse(whole[:end])
+
+
+def test_code_that_can_be_written(written: Written) -> None:
+    """The segment with the code, made writable."""
+    data = bytearray((written.directory / "tiny.so").read_bytes())
+    table, size = struct.unpack_from("<Q", data, 0x20)[0], struct.unpack_from("<H", data, 0x36)[0]
+    for at in range(table, table + size * data[0x38], size):
+        kind, flags = struct.unpack_from("<II", data, at)
+        if kind == 1 and flags & 1:
+            struct.pack_into("<I", data, at + 4, flags | 2)
+    problems = check_library(Elf(bytes(data), "tiny.so"), manifests.read(written.directory))
+    assert problems == ["tiny.so has a segment that is both writable and executable"]

@@ -19,7 +19,10 @@ SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
 PT_LOAD, PT_GNU_STACK, PT_GNU_RELRO = 1, 0x6474E551, 0x6474E552
 PF_X, PF_W = 1, 2
 DT_NEEDED, DT_SONAME, DT_RPATH, DT_TEXTREL, DT_RUNPATH, DT_FLAGS = 1, 14, 15, 22, 29, 30
+#: Entries of the dynamic section that name code which runs when the library is loaded or closed.
+DT_STARTUP = {12: "init", 13: "fini", 25: "init_array", 26: "fini_array", 32: "preinit_array"}
 DF_TEXTREL = 4
+STT_IFUNC = 10
 ET_REL, ET_DYN = 1, 3
 #: e_machine by the start of a triple.
 MACHINES = {
@@ -57,6 +60,7 @@ class Symbol:
     visibility: int
     section: int
     size: int = 0
+    kind: int = 0
 
     @property
     def is_local(self) -> bool:
@@ -157,7 +161,7 @@ class Elf:
             size = row[5] if self.wide else row[2]
             name = self._string(strings, row[0])
             if name:
-                yield Symbol(name, info >> 4, other & 3, section, size)
+                yield Symbol(name, info >> 4, other & 3, section, size, info & 15)
 
     def _string(self, table: Section, offset: int) -> str:
         start, end = table.offset + offset, table.offset + table.size

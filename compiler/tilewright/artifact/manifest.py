@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 from tilewright.errors import ArtifactError
 from tilewright.runtime.model import ARENA_ALIGN, OpenDim, SizeSpec, Spec, StateSpec, TensorSpec
 
-SCHEMA = 1
+#: 2: with a digest of the manifest itself.
+SCHEMA = 2
 FILE_NAME = "manifest.json"
 DTYPES = frozenset({
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16",
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PLAIN_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*\Z")
+_DIGEST = "digest"
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -113,7 +115,20 @@ def to_json(manifest: Manifest) -> str:
         "arena": arena,
         "files": {n: {"bytes": f.bytes, "sha256": f.sha256} for n, f in manifest.files.items()},
     }
-    return json.dumps(table, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    return sealed(table)
+
+
+def sealed(table: Mapping[str, Any]) -> str:
+    """JSON text of a manifest's table, with the digest that its reader asks for."""
+    whole = {**table, _DIGEST: _digest(table)}
+    return json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _digest(table: Mapping[str, Any]) -> str:
+    """SHA-256 over everything else in the table: a damaged shape would have models write out of bounds."""
+    rest = {k: v for k, v in table.items() if k != _DIGEST}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _tensor_table(t: TensorSpec) -> dict[str, Any]:
@@ -160,12 +175,18 @@ def parse(data: bytes) -> Manifest:
     try:
         table = json.loads(data)
     except (ValueError, RecursionError) as err:
-        raise ArtifactError(f"not JSON: {err}") from None
+        raise ArtifactError(f"not JSON: {str(err).splitlines()[0]}") from None
     if not isinstance(table, dict):
         raise ArtifactError("not a JSON object")
     schema = table.get("schema")
     if schema != SCHEMA:
         raise ArtifactError(f"schema {schema!r}, this version of tilewright reads {SCHEMA}")
+    try:
+        whole = _digest(table) == table.get(_DIGEST)
+    except (ValueError, RecursionError):  # lone surrogates, or nested deeper than can be written
+        whole = False
+    if not whole:
+        raise ArtifactError("it does not match its own digest")
     target = _get(table, "target", dict)
     name = _get(table, "name", str)
     if not is_identifier(name):
@@ -191,7 +212,7 @@ def parse(data: bytes) -> Manifest:
     )
     known = {
         "sizes", "states",
-        "schema", "name", "target", "inputs", "outputs", "weights_bytes", "stack_bytes", "threads", "files",
+        "schema", _DIGEST, "name", "target", "inputs", "outputs", "weights_bytes", "stack_bytes", "threads", "files",
     }  # fmt: skip
     facts = {k: v for k, v in table.items() if k not in known}
     return Manifest(spec, _get(target, "triple", str), _files(table), facts)

@@ -61,8 +61,9 @@ class Compiler:
         return done.stdout.decode("utf-8", "replace")
 
     def version(self) -> str:
-        """First line of what `--version` prints."""
-        return (self.run(["--version"], Path.cwd()).splitlines() or ["unknown"])[0]
+        """First line of what `--version` prints, after `zig ` where clang is zig's."""
+        line = (self.run(["--version"], Path.cwd()).splitlines() or ["unknown"])[0]
+        return f"zig {line}" if self.is_zig else line
 
 
 def find_compiler(triple: str | None = None) -> Compiler | None:

@@ -3,12 +3,14 @@
 In: a directory. Out: a list of problems, empty if it is sound.
 Invariant: reads only; no problem raises. What is checked: the hash of every file; that objects need
 nothing but the C library's memory functions and hold no writable data; that the library exports only
-what it should, needs only the C library, and asks for neither an executable stack nor writable code.
+what it should, needs only the C library, runs nothing when it is loaded, and asks for neither an
+executable stack nor writable code.
 Standard library and NumPy only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tilewright.artifact import archive
@@ -21,6 +23,7 @@ from tilewright.artifact.elf import (
     DT_RPATH,
     DT_RUNPATH,
     DT_SONAME,
+    DT_STARTUP,
     DT_TEXTREL,
     ET_DYN,
     ET_REL,
@@ -34,6 +37,7 @@ from tilewright.artifact.elf import (
     SHF_EXECINSTR,
     SHF_WRITE,
     SHT_DYNSYM,
+    STT_IFUNC,
     Elf,
 )
 from tilewright.artifact.manifest import Manifest
@@ -50,6 +54,13 @@ _POOL_NEEDS = frozenset({
     "pthread_cond_wait", "pthread_cond_broadcast", "pthread_cond_destroy", "__stack_chk_fail",
     "__memset_chk", "__memcpy_chk",
 })  # fmt: skip
+#: What the host code of a GPU's model needs.
+_HOST_NEEDS = frozenset({
+    "dlopen", "dlsym", "dlclose", "calloc", "free", "vsnprintf", "__vsnprintf_chk", "__tls_get_addr",
+    "__stack_chk_fail", "__memcpy_chk",
+})  # fmt: skip
+#: Sections of a library that the loader writes to, and that are read-only (or a thread's own) afterwards.
+_RELOCATED = (".dynamic", ".got", ".data.rel.ro", ".relro_padding", ".tbss")
 _LIBRARIES = ("libc.", "libdl.", "libpthread.", "ld-linux", "ld-musl")
 
 
@@ -114,12 +125,16 @@ def _host_code(directory: Path, manifest: Manifest) -> list[str]:
     try:
         elf = Elf(path.read_bytes(), path.name)
         exported = {s.name for s in elf.symbols(SHT_DYNSYM) if s.is_exported}
-        problems = [f"{path.name} does not export {e}" for e in sorted(entries - exported)]
+        problems = _needs(elf, MEMORY | _HOST_NEEDS)
+        if elf.machine != MACHINES.get(manifest.machine, elf.machine):
+            problems.append(f"{path.name} is not for {manifest.machine}")
+        problems += [f"{path.name} does not export {e}" for e in sorted(entries - exported)]
         problems += [
             f"{path.name} exports {e}, which is not part of its interface"
             for e in sorted(exported - entries)
         ]
-        return problems + _hardening(elf) + _dynamic(elf, manifest.spec.name)
+        starts = _starts(manifest)
+        return problems + _hardening(elf, starts) + _dynamic(elf, manifest.spec.name, starts)
     except (ArtifactError, OSError) as err:
         return [str(err)]
 
@@ -185,12 +200,7 @@ def check_library(elf: Elf, manifest: Manifest) -> list[str]:
     problems = _machine(elf, manifest, ET_DYN)
     name, what = manifest.spec.name, elf.what
     symbols = elf.symbols(SHT_DYNSYM)
-    needed = {s.name for s in symbols if s.section == 0 and not s.is_weak}
-    problems += [
-        f"{what} needs the symbol {n}"
-        for n in sorted(needed)
-        if not _allowed(n, MEMORY | _POOL_NEEDS)
-    ]
+    problems += _needs(elf, MEMORY | _POOL_NEEDS)
     exported = {s.name for s in symbols if s.is_exported}
     entries = {f"{name}_run", f"{name}_run_parallel"}
     problems += [f"{what} does not export {e}" for e in sorted(entries - exported)]
@@ -199,12 +209,32 @@ def check_library(elf: Elf, manifest: Manifest) -> list[str]:
         for s in sorted(exported - entries)
         if not s.startswith("tilewright_pool_")
     ]
-    return problems + _hardening(elf) + _dynamic(elf, name)
+    return problems + _hardening(elf, _starts(manifest)) + _dynamic(elf, name, _starts(manifest))
 
 
-def _hardening(elf: Elf) -> list[str]:
+def _needs(elf: Elf, allowed: frozenset[str]) -> list[str]:
+    """Symbols of a library that come from nowhere."""
+    symbols = elf.symbols(SHT_DYNSYM)
+    needed = {s.name for s in symbols if s.section == 0 and not s.is_weak}
+    return [f"{elf.what} needs the symbol {n}" for n in sorted(needed) if not _allowed(n, allowed)]
+
+
+def _starts(manifest: Manifest) -> bool:
+    """Whether the C library's own start-up code is expected: zig links it in, asked or not."""
+    tools = manifest.facts.get("tools")
+    return isinstance(tools, Mapping) and str(tools.get("c_compiler", "")).startswith("zig ")
+
+
+def _hardening(elf: Elf, starts: bool) -> list[str]:
     problems: list[str] = []
     what = elf.what
+    for s in elf.sections:
+        writable = s.flags & SHF_ALLOC and s.flags & SHF_WRITE and s.size
+        if writable and not starts and not s.name.startswith(_RELOCATED):
+            problems.append(f"{what} has writable data in section {s.name}")
+    for symbol in elf.symbols(SHT_DYNSYM):
+        if symbol.kind == STT_IFUNC:
+            problems.append(f"{what} runs code when it is loaded, to find {symbol.name}")
     stack = [s for s in elf.segments if s.kind == PT_GNU_STACK]
     if not stack or any(s.flags & PF_X for s in stack):
         problems.append(f"{what} asks for an executable stack")
@@ -215,12 +245,14 @@ def _hardening(elf: Elf) -> list[str]:
     return problems
 
 
-def _dynamic(elf: Elf, name: str) -> list[str]:
+def _dynamic(elf: Elf, name: str, starts: bool) -> list[str]:
     problems: list[str] = []
     soname = None
     for tag, value in elf.dynamic():
         if tag == DT_TEXTREL or (tag == DT_FLAGS and value & DF_TEXTREL):
             problems.append(f"{elf.what} has relocations in its code")
+        elif tag in DT_STARTUP and not starts:
+            problems.append(f"{elf.what} runs code when it is loaded ({DT_STARTUP[tag]})")
         elif tag in (DT_RPATH, DT_RUNPATH):
             problems.append(f"{elf.what} has a library search path of its own")
         elif tag == DT_SONAME:
