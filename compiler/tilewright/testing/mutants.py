@@ -325,7 +325,7 @@ def _rounding_cast(old: Any) -> Any:
 
 def _fma_without_sum(old: Any) -> Any:
     def fma(self: Any, a: Any, b: Any, c: Any) -> Any:
-        return old(self, a, b, a) if c.dtype.is_float and a.lanes > 1 else old(self, a, b, c)
+        return old(self, a, b, a) if c.dtype.is_float else old(self, a, b, c)
 
     return fma
 
@@ -405,13 +405,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("parallel-race", "parallelize accepts loops whose iterations depend on each other", "tilewright.schedule.primitives.parallelize:carried", _no_check, ("cumulative_sum", "reduce_sum", "reduce_max", "scatter_elements")),
     Mutant("lanes-identity", "partial sums begin at 1", "tilewright.schedule.primitives.lanes:_identity", _identity_one, _ROWS),
     Mutant("lanes-no-rest", "partial sums leave out what the width does not divide", "primitive:lanes", _after(_lanes_without_rest), _ROWS),
-    Mutant("tails-no-last", "the tail of a parallel loop is not executed", "tilewright.loop.passes.specialize_tails:specialize_tails", _no_last_branch),
+    Mutant("tails-no-last", "the tail of a parallel loop is not executed", "tilewright.tune.admit:specialize_tails", _no_last_branch),
     Mutant("exp-coefficient", "one coefficient of exp is wrong", "tilewright.loop.passes.expand_math:_EXP", _scaled_exp, ("exp", "sigmoid", "softmax")),
     Mutant("sub-swapped", "operands of a subtraction are exchanged", f"{_BUILD}.binary", _swap_operands, ("sub", "softmax", "layer_norm")),
     Mutant("min-is-max", "minimum and maximum are exchanged", f"{_BUILD}._extremum", _min_is_max, ("min", "clip", "relu")),
     Mutant("less-or-equal", "less means less or equal", f"{_BUILD}._compare", _loose_less, ("lt", "gt", "argmax", "where")),
     Mutant("select-swapped", "a choice takes the other side", f"{_BUILD}.select", _select_swapped, ("where", "leaky_relu", "elu")),
-    Mutant("fma-no-sum", "vectors of sums start anew at every product", f"{_BUILD}.fma", _fma_without_sum, ("matmul", "conv2d")),
+    Mutant("fma-no-sum", "sums start anew at every product", f"{_BUILD}.fma", _fma_without_sum, ("matmul", "conv2d")),
     Mutant("round-not-cut", "floats become integers by rounding", f"{_BUILD}.cast", _rounding_cast, ("cast",)),
     Mutant("neg-zero", "the negative of 0 is 0", f"{_BUILD}.unary", _neg_zero, ("neg",)),
     Mutant("literals-cut", "literals have three digits", f"{_BUILD}.constant", _constant_cut, ("gelu", "erf", "tanh", "exp")),

@@ -115,15 +115,20 @@ class _Subject:
 
 
 def _replay(s: _Subject) -> Failure | None:
-    if parse(to_text(s.kernel)) != s.kernel:
+    if not _alike(parse(to_text(s.kernel)), s.kernel):
         return Failure("", "the kernel's text reads back as another kernel")
     trace = trace_from_json(trace_to_json(s.case.trace))
     if apply(s.kernel, trace) != apply(s.kernel, s.case.trace):
         return Failure("", "the trace's JSON replays to another kernel")
     made = specialize_tails(apply(s.kernel, s.case.trace))
-    if parse(to_text(made)) != made:
+    if not _alike(parse(to_text(made)), made):
         return Failure("", "the scheduled kernel's text reads back as another kernel")
     return None
+
+
+def _alike(a: Kernel, b: Kernel) -> bool:
+    """Whether two kernels are the same; a literal NaN is no number that equals itself."""
+    return a == b or ("nan:" in to_text(b) and to_text(a) == to_text(b))
 
 
 def _ring(s: _Subject) -> Failure | None:
