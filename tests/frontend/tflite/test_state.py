@@ -145,13 +145,18 @@ def test_svdf_of_bytes() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("weights", ["float32", "int8"])
 @pytest.mark.parametrize("coupled", [False, True])
 @pytest.mark.parametrize("major", [False, True])
-def test_lstm(coupled: bool, major: bool) -> None:
+def test_lstm(coupled: bool, major: bool, weights: str) -> None:
     units, size = 5, 4
+
+    def matrix(*shape: int) -> T:
+        return const(f(*shape)) if weights == "float32" else const(i8(*shape), scale=0.007)
+
     none = T("float32", (0,))
     inputs = [T("float32", (3, 2, size) if major else (2, 3, size))]
-    inputs += [const(f(units, size)) for _ in range(4)] + [const(f(units, units)) for _ in range(4)]
+    inputs += [matrix(units, size) for _ in range(4)] + [matrix(units, units) for _ in range(4)]
     inputs += [none] * 3 + [const(f(units)) for _ in range(4)] + [none] * 2
     inputs += [T("float32", (2, units), variable=True) for _ in range(2)]
     names = [f"in{i}" for i in range(len(inputs))]

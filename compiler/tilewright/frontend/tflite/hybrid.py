@@ -54,9 +54,10 @@ def _quantized(node: TfliteNode, x: str, asymmetric: bool) -> tuple[str, str, st
     return node.add("quantize", moved, one_step, none, away=True), scale, node.cast(zero, I32)
 
 
-def _weights(node: TfliteNode) -> tuple[Array, Quantization]:
-    q = node.quantization(node.tensor(1))
-    w = node.need_const(1, "the weights")
+def byte_weights(node: TfliteNode, i: int = 1) -> tuple[Array, Quantization]:
+    """Constant weights of bytes around 0, and their scales."""
+    q = node.quantization(node.tensor(i))
+    w = node.need_const(i, "the weights")
     if w.dtype != np.int8 or q.zero.any():
         raise node.fail(
             "weights of a float operator must be int8 around 0: convert the model again"
@@ -72,23 +73,29 @@ def _real(node: TfliteNode, total: str, scale: str, steps: Array, bias: str) -> 
 
 
 def _fully_connected(node: TfliteNode) -> str:
-    w, q = _weights(node)
+    w, q = byte_weights(node)
     if w.ndim != 2:
         raise node.fail(f"weights of shape {list(w.shape)} are not a matrix: repair the model")
     flat, lead = convolution.rows(node, w.shape[1])
-    x, scale, zero = _quantized(node, flat, bool(node.option("AsymmetricQuantizeInputs", False)))
+    steps = q.scale.reshape(()) if q.per_tensor else q.scale
+    y = rows_product(node, flat, w, steps, bool(node.option("AsymmetricQuantizeInputs", False)))
+    if node.has(2):
+        y = node.add("add", y, node.reshape(node.value(2), (w.shape[0],)))
+    return node.activated(node.reshape(y, (*lead, w.shape[0])))
+
+
+def rows_product(node: TfliteNode, rows: str, w: Array, steps: Array, asymmetric: bool) -> str:
+    """Rows [M, I] of floats times weights [O, I] of bytes in `steps`, as floats [M, O]."""
+    x, scale, zero = _quantized(node, rows, asymmetric)
     total = node.add("matmul", x, node.constant(np.ascontiguousarray(w.T), "weights"))
     if zero:
         sums = node.constant(w.astype(np.int32).sum(axis=1), "sums", I32)
         total = node.add("sub", total, node.add("mul", zero, sums))
-    bias = node.reshape(node.value(2), (w.shape[0],)) if node.has(2) else ""
-    steps = q.scale.reshape(()) if q.per_tensor else q.scale
-    y = _real(node, total, scale, steps, bias)
-    return node.activated(node.reshape(y, (*lead, w.shape[0])))
+    return _real(node, total, scale, steps, "")
 
 
 def _convolution(node: TfliteNode) -> str:
-    w, q = _weights(node)
+    w, q = byte_weights(node)
     depthwise = node.op.code == "DEPTHWISE_CONV_2D"
     make = convolution.depthwise if depthwise else convolution.conv
     image = node.nchw(node.value(0))
@@ -107,7 +114,7 @@ def _convolution(node: TfliteNode) -> str:
 
 def _embedding(node: TfliteNode) -> str:
     """Rows of a quantised table as floats."""
-    w, q = _weights(node)
+    w, q = byte_weights(node)
     rows = node.add("gather", node.constant(w, "table"), node.value(0), axis=0)
     y = node.cast(rows, F32)
     if q.per_tensor:

@@ -1,7 +1,8 @@
 """Layers with memory: SVDF, LSTM and RNN, over floats; SVDF over quantised tensors as well.
 
 In: an operator with variable tensors for its state. Out: its steps one after the other, and what the
-variable tensors hold after them (`TfliteNode.keep`).
+variable tensors hold after them (`TfliteNode.keep`). Weights may be bytes, operands are then quantised by the
+range of each row (`hybrid.py`).
 Invariant: what does not depend on the state is computed for all steps at once.
 Hochreiter & Schmidhuber (1997); Sak et al. (2014) for peepholes and projection; Nakkiran et al. (2015),
 "Compressing Deep Neural Networks using a Rank-Constrained Topology", for SVDF.
@@ -15,6 +16,7 @@ import numpy as np
 
 from tilewright.core.dtypes import F32, I8, I16, I32
 from tilewright.frontend.tflite.fixed import centred, multiplied, requantized
+from tilewright.frontend.tflite.hybrid import byte_weights, rows_product
 from tilewright.frontend.tflite.movement import joined, part
 from tilewright.frontend.tflite.node import Importers, TfliteNode, one
 
@@ -22,10 +24,33 @@ _F = np.float32
 
 
 def _floats(node: TfliteNode) -> None:
-    if node.type(0).dtype is not F32 or any(
-        node.has(i) and node.tensor(i).dtype not in (F32, None) for i in range(1, len(node.inputs))
-    ):
+    """Operands are floats; weights may be bytes."""
+    others = (node.tensor(i).dtype for i in range(1, len(node.inputs)) if node.has(i))
+    if node.type(0).dtype is not F32 or any(t not in (F32, I8) for t in others):
         raise node.fail("only floats are supported here: convert the model without quantisation")
+
+
+def _product(node: TfliteNode, x: str, weights: Sequence[int]) -> str:
+    """x [.., I] times the weights [O, I] at these inputs, side by side: [.., sum of O]."""
+    if node.type(weights[0]).dtype is F32:
+        return node.add("matmul", x, joined(node, [_columns(node, i) for i in weights], 1))
+    found = [byte_weights(node, i) for i in weights]
+    if not all(q.per_tensor for _, q in found):
+        raise node.fail("weights with a scale per channel are not supported here: convert it again")
+    w = np.concatenate([v for v, _ in found])
+    steps = np.concatenate([np.full(len(v), q.scale[0]) for v, q in found])
+    shape = node.type_of(x).shape
+    rows = node.reshape(x, (int(np.prod(shape[:-1])), shape[-1]))
+    y = rows_product(node, rows, w, steps, bool(node.option("AsymmetricQuantizeInputs", False)))
+    return node.reshape(y, (*shape[:-1], len(w)))
+
+
+def _real(node: TfliteNode, i: int) -> str:
+    """A vector of weights as floats."""
+    if node.type(i).dtype is F32:
+        return node.value(i)
+    w, q = byte_weights(node, i)
+    return node.constant(w.astype(np.float32) * q.scale, "weights")
 
 
 def _columns(node: TfliteNode, i: int) -> str:
@@ -133,9 +158,9 @@ class _Lstm:
         self.gates = [g for g in range(4) if g or not self.coupled]
         self.units = node.type(2).shape[0]
 
-    def stacked(self, first: int) -> str:
-        """Weights of all gates, [in, gates * units]."""
-        return joined(self.node, [_columns(self.node, first + g) for g in self.gates], 1)
+    def product(self, x: str, first: int) -> str:
+        """x times the weights of all gates."""
+        return _product(self.node, x, [first + g for g in self.gates])
 
     def cut(self, value: str, gate: int) -> str:
         at = self.gates.index(gate) * self.units
@@ -146,7 +171,7 @@ class _Lstm:
         node = self.node
         value = self.cut(total, gate)
         if peephole >= 0 and node.has(9 + peephole):
-            value = node.add("add", value, node.add("mul", cell, node.value(9 + peephole)))
+            value = node.add("add", value, node.add("mul", cell, _real(node, 9 + peephole)))
         if node.has(20 + gate):
             value = self.normalised(value, 20 + gate)
         return node.add("add", value, node.value(12 + gate)) if node.has(12 + gate) else value
@@ -162,10 +187,10 @@ class _Lstm:
         bound = float(self.node.option(option, 0.0))
         return self.node.add("clip", value, min=-bound, max=bound) if bound > 0 else value
 
-    def step(self, given: str, h: str, c: str, recurrent: str) -> tuple[str, str]:
+    def step(self, given: str, h: str, c: str) -> tuple[str, str]:
         """One step from what the input adds to the gates; the new h and c."""
         node = self.node
-        total = node.add("add", given, node.add("matmul", h, recurrent))
+        total = node.add("add", given, self.product(h, 5))
         forget = node.add("sigmoid", self.gate(total, 1, c, 1))
         if self.coupled:
             enter = node.add("sub", node.like(forget, 1.0), forget)
@@ -177,7 +202,7 @@ class _Lstm:
         leave = node.add("sigmoid", self.gate(total, 3, c, 2))
         h = node.add("mul", leave, self.squashed(c))
         if node.has(16):
-            h = node.add("matmul", h, _columns(node, 16))
+            h = _product(node, h, [16])
             h = node.add("add", h, node.value(17)) if node.has(17) else h
             h = self.clipped(h, "ProjClip")
         return h, c
@@ -185,12 +210,11 @@ class _Lstm:
     def run(self, x: str, steps: int) -> list[str]:
         """All steps over x [T, B, I]; the states are kept."""
         node = self.node
-        given = node.add("matmul", x, self.stacked(1))
-        recurrent = self.stacked(5)
+        given = self.product(x, 1)
         h, c = node.value(18), node.value(19)
         outputs: list[str] = []
         for t in range(steps):
-            h, c = self.step(_moment(node, given, t), h, c, recurrent)
+            h, c = self.step(_moment(node, given, t), h, c)
             outputs.append(h)
         node.keep(18, h)
         node.keep(19, c)
@@ -217,11 +241,10 @@ def _lstm(node: TfliteNode) -> str:
 def _rnn_steps(node: TfliteNode, x: str, steps: int) -> list[str]:
     """(x, weights, recurrent weights, bias, state): h = f(W x + R h + b)."""
     _floats(node)
-    given = node.add("add", node.add("matmul", x, _columns(node, 1)), node.value(3))
-    recurrent, h = _columns(node, 2), node.value(4)
+    given, h = node.add("add", _product(node, x, [1]), node.value(3)), node.value(4)
     outputs: list[str] = []
     for t in range(steps):
-        total = node.add("add", _moment(node, given, t), node.add("matmul", h, recurrent))
+        total = node.add("add", _moment(node, given, t), _product(node, h, [2]))
         h = node.activated(total)
         outputs.append(h)
     node.keep(4, h)
