@@ -20,6 +20,7 @@ from tilewright.artifact.cuda.write import write_cuda_artifact
 from tilewright.artifact.manifest import read as read_manifest
 from tilewright.artifact.toolchain import find_compiler
 from tilewright.artifact.write import Written, write_artifact
+from tilewright.codegen.checked import require_checkable
 from tilewright.codegen.llvm import Jit, runs_here, to_assembly, to_object_and_assembly
 from tilewright.codegen.module import emit_module
 from tilewright.device.board_model import BoardModel
@@ -77,6 +78,7 @@ def compile(  # the name users expect, as in re.compile
     threads: int = 1,
     *,
     device: str | None = None,
+    checked: bool = False,
     progress: Progress = lambda stage, fraction: None,
     notify: Callable[[str], None] = lambda message: None,
     dump_ir: str | Path | None = None,
@@ -87,7 +89,8 @@ def compile(  # the name users expect, as in re.compile
     stay open: `{"x": (1, "tokens"), "tokens": "1..512"}`, where a symbolic dim of the model goes by its name
     alone. The model then takes any size in the range.
     `dump_ir` is a directory that receives the text of every stage. A model for another kind of machine
-    runs in the target's emulator, or on `device` (ssh://user@host:port). Raises `ModelError` for a model
+    runs in the target's emulator, or on `device` (ssh://user@host:port). `checked` code looks at every index
+    before it uses it and raises `AccessError` instead of an access outside a buffer. Raises `ModelError` for a model
     that is broken or not supported, `TargetError` if nothing at hand runs the target's code.
     """
     if threads < 1:
@@ -98,8 +101,12 @@ def compile(  # the name users expect, as in re.compile
         raise TargetError(f"code for {machine.name} runs on a device, on one thread: use threads=1")
     if machine.gpu is not None and device is None:
         require_driver(machine)
+    if checked:
+        require_checkable(machine)
     program = build(model, machine, shapes, progress, notify, _path(dump_ir))
     progress("generate code", 0.0)
+    if checked:
+        program = program.with_checks()
     digest = source_hash(model)
     made = CompiledModel(program, threads, digest) if here else remote(program, device, digest)
     progress("done", 1.0)

@@ -42,5 +42,9 @@ class ToolchainError(TilewrightError):
     """A compiler, linker or emulator is missing or failed."""
 
 
+class AccessError(TilewrightError, RuntimeError):
+    """Checked code met an index outside its buffer, and stopped before the access."""
+
+
 class ArtifactError(TilewrightError):
     """A compiled artifact is damaged, or was built for another machine."""

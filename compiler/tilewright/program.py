@@ -7,9 +7,10 @@ Invariant: everything a report wants to know about a compiled model is a field h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from tilewright.codegen.module import CallSite, ModulePlan, Place
+from tilewright.codegen.checked import RECORD_BYTES, require_checkable
+from tilewright.codegen.module import CallSite, ModulePlan, Place, fault_texts
 from tilewright.core.index import FloorDiv, Ix
 from tilewright.core.sizes import Size
 from tilewright.graph.ir import Graph, TensorType
@@ -71,6 +72,8 @@ class Program:
     """Sizes that are known when the model runs."""
     reasons: dict[str, str] = field(default_factory=dict[str, str])
     """Kernel -> why it has its schedule: default rule, log record, or transferred from a near shape."""
+    faults: tuple[str, ...] = ()
+    """What the checks of a checked program can find (`with_checks`); none in others."""
 
     @property
     def weights_bytes(self) -> int:
@@ -87,7 +90,18 @@ class Program:
             len(self.weights),
             self.sizes,
             len(self.inputs),
+            self.arena_bytes - RECORD_BYTES if self.faults else None,
         )
+
+    def with_checks(self) -> Program:
+        """The same program with code that checks every access, and room in the arena to say what is wrong.
+
+        Raises `TargetError` where checks cannot be compiled in.
+        """
+        require_checkable(self.target)
+        arena = -(-self.arena_bytes // RECORD_BYTES) * RECORD_BYTES + RECORD_BYTES
+        texts = fault_texts(replace(self.plan(), fault_at=0))
+        return replace(self, arena_bytes=arena, faults=texts or ("nothing is read or written",))
 
 
 def spec_of(program: Program, stack_bytes: int = 0) -> Spec:
@@ -118,6 +132,7 @@ def spec_of(program: Program, stack_bytes: int = 0) -> Spec:
             StateSpec(s.input, s.output, s.initial.tobytes() if s.initial.any() else b"")
             for s in program.graph.states
         ),
+        faults=program.faults,
     )
 
 

@@ -17,8 +17,9 @@ from tilewright.codegen.llvm import Jit
 from tilewright.codegen.module import emit_module
 from tilewright.errors import TilewrightError
 from tilewright.graph.ir import Array
-from tilewright.program import Program
+from tilewright.program import Program, spec_of
 from tilewright.runtime.model import aligned_bytes
+from tilewright.runtime.spec import FIRST_FAULT
 
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 5)
 _STEP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
@@ -66,6 +67,8 @@ class Session:
             self.weights.ctypes.data,
             None,
         )
+        if code >= FIRST_FAULT and self.program.faults:
+            raise spec_of(self.program).failed(code, self.arena)
         if code:
             raise TilewrightError(f"internal error: the compiled model returned {code}")
         return [o.copy() for o in self.outputs]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from tilewright.runtime.model import Spec, TensorSpec, open_dim_text
+from tilewright.runtime.spec import FIRST_FAULT, Spec, TensorSpec, open_dim_text
 
 C_TYPES = {
     "float32": "float", "float64": "double", "float16": "uint16_t", "bool": "uint8_t", "int8": "int8_t",
@@ -100,6 +100,7 @@ def header(spec: Spec, more: Sequence[str] = ()) -> str:
         ),
         f"int32_t {n}_run(const void *const *inputs, void *const *outputs, void *arena);",
         "",
+        *(_checks(spec) if spec.faults else []),
         *(_threads(spec) if spec.threads else []),
         *more,
         "#ifdef __cplusplus",
@@ -163,6 +164,33 @@ def _states(spec: Spec) -> list[str]:
         "}",
         "",
     ]
+
+
+def _checks(spec: Spec) -> list[str]:
+    """What a checked model says about an access that it refused."""
+    n, upper = spec.name, macro(spec.name)
+    cases = [
+        f'  case {FIRST_FAULT + i}: return "{_c_string(t)}";' for i, t in enumerate(spec.faults)
+    ]
+    return [
+        "/* Compiled with checks: a run also returns, before the access, a code for every index outside its",
+        f" * buffer. {n}_fault gives the code in words (NULL for others), {upper}_FAULT_INDEX the index. */",
+        f"static inline const char *{n}_fault(int32_t code) {{",
+        "  switch (code) {",
+        *cases,
+        "  default: return 0;",
+        "  }",
+        "}",
+        f"#define {upper}_FAULT_INDEX(arena) \\",
+        f"  (*(const int64_t *)((const unsigned char *)(arena) + {spec.arena_bytes - 8}))",
+        "",
+    ]
+
+
+def _c_string(text: str) -> str:
+    """`text` inside quotes in C: printable ASCII without quotes, backslashes and trigraphs."""
+    shown = ascii(text)[1:-1]
+    return shown.replace("\\", "/").replace('"', "'").replace("??", "? ?")
 
 
 def _sizes(spec: Spec) -> list[str]:

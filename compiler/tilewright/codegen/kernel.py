@@ -112,7 +112,7 @@ class Emitter(Addressing):
                 f"ptr noalias nonnull {access} align {b.dtype.bytes} "
                 f"dereferenceable({span * b.dtype.bytes}) %{b.name}"
             )
-        params += [f"{self.word} %begin", f"{self.word} %end"]
+        params += [*self.parameters(), f"{self.word} %begin", f"{self.word} %end"]
         loop = parallel_loop(self.kernel)
         if loop is not None:
             for read in self.kernel.body[:-1]:
@@ -122,8 +122,19 @@ class Emitter(Addressing):
             self.block(self.kernel.body)
         head = f"define internal void @{self.kernel.name}({', '.join(params)}) #0 {{\nentry:"
         return "\n".join(
-            [head, *self.entry, "  br label %body", "body:", *self.lines, "  ret void", "}"]
-        )
+            [
+                head, *self.entry, "  br label %body", "body:", *self.lines, "  ret void",
+                *self.ending(), "}",
+            ]
+        )  # fmt: skip
+
+    def parameters(self) -> list[str]:
+        """Parameters of the function after the buffers."""
+        return []
+
+    def ending(self) -> list[str]:
+        """Blocks after the last one."""
+        return []
 
     def last(self, loop: For) -> str:
         """Where this call's part of the parallel loop ends: the caller counts up to its bound."""

@@ -9,6 +9,7 @@ Calling convention of the result (see `runtime/tilewright.h`):
     i32 NAME_run_parallel(inputs, outputs, arena, parallel)
     i32 NAME_main(inputs, outputs, arena, weights, parallel)     what the in-process JIT calls
     void NAME_step<i>(context, begin, end)                       context = {inputs, outputs, arena, weights}
+A checked module (`ModulePlan.fault_at`) returns `FIRST_SITE` and more after an access outside a buffer.
 begin, end and the context's fields are as wide as a pointer. Boards have one thread: no `run_parallel`.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tilewright.codegen.checked import Sites, emit_checked
 from tilewright.codegen.kernel import emit_kernel
 from tilewright.core.sizes import Size
 from tilewright.loop.ir import Kernel
@@ -59,6 +61,8 @@ class ModulePlan:
     sizes: tuple[Size, ...] = ()
     """Sizes that are known at run time; their values come as one more input, number `inputs`."""
     inputs: int = 0
+    fault_at: int | None = None
+    """Code that checks every access (`codegen.checked`): where in the arena it says what was wrong."""
 
 
 #: Order of the pointers in a step's context.
@@ -69,8 +73,12 @@ def emit_module(plan: ModulePlan, with_weights: bool) -> str:
     """LLVM IR of the model; `with_weights` adds the weights section and the public entry points."""
     declarations: dict[str, None] = {}
     functions: list[str] = []
+    sites = Sites()
     for kernel in plan.kernels:
-        text, needs = emit_kernel(kernel, plan.target)
+        if plan.fault_at is None:
+            text, needs = emit_kernel(kernel, plan.target)
+        else:
+            text, needs = emit_checked(kernel, plan.target, sites)
         functions.append(text)
         declarations.update(dict.fromkeys(needs))
     thunks = [_thunk(plan, i, call) for i, call in enumerate(plan.calls)]
@@ -89,6 +97,14 @@ def emit_module(plan: ModulePlan, with_weights: bool) -> str:
     parts.append("!0 = distinct !{!0, !1}")
     parts.append('!1 = !{!"llvm.loop.unroll.disable"}')
     return "\n\n".join(parts) + "\n"
+
+
+def fault_texts(plan: ModulePlan) -> tuple[str, ...]:
+    """What a checked module means by the codes `FIRST_SITE` and following: one sentence each."""
+    sites = Sites()
+    for kernel in plan.kernels:
+        emit_checked(kernel, plan.target, sites)
+    return tuple(sites.texts)
 
 
 def _cpu_attributes(target: Target) -> str:
@@ -131,10 +147,23 @@ def _thunk(plan: ModulePlan, i: int, call: CallSite) -> str:
             lines.append(f"  %a{k} = getelementptr i8, ptr {ptr}, {word} {place.offset}")
             ptr = f"%a{k}"
         args.append(f"ptr {ptr}")
+    if plan.fault_at is not None:
+        lines += _fault_pointer(plan)
+        args.append("ptr %fault")
     args += [f"{word} %begin", f"{word} %end"]
     lines.append(f"  call void @{call.kernel}({', '.join(args)})")
     lines += ["  ret void", "}"]
     return "\n".join(lines)
+
+
+def _fault_pointer(plan: ModulePlan) -> list[str]:
+    """Instructions that find the record of a checked module by the step's %context."""
+    word, size = _word(plan.target), plan.target.pointer_bytes
+    return [
+        f"  %fault.f = getelementptr i8, ptr %context, {word} {_FIELDS.index('arena') * size}",
+        f"  %fault.arena = load ptr, ptr %fault.f, align {size}",
+        f"  %fault = getelementptr i8, ptr %fault.arena, {word} {plan.fault_at}",
+    ]
 
 
 # Splits a step over the caller's threads; {parallel_for, self} is `tilewright_parallel`.
@@ -176,6 +205,8 @@ def _main(plan: ModulePlan) -> str:
     for i, value in enumerate(("inputs", "outputs", "arena", "weights")):
         lines.append(f"  %f.{value} = getelementptr i8, ptr %context, {word} {i * size}")
         lines.append(f"  store ptr %{value}, ptr %f.{value}, align {size}")
+    if plan.fault_at is not None:
+        lines += [*_fault_pointer(plan), "  store i32 0, ptr %fault, align 8"]
     for i, call in enumerate(plan.calls):
         task = f"@{n}_step{i}"
         if call.threaded and call.count > 1 and not plan.target.board:
@@ -185,6 +216,15 @@ def _main(plan: ModulePlan) -> str:
             )
         else:
             lines.append(f"  call void {task}(ptr %context, {word} 0, {word} {call.count})")
+        if plan.fault_at is not None:
+            lines += [
+                f"  %code{i} = load i32, ptr %fault, align 8",
+                f"  %good{i} = icmp eq i32 %code{i}, 0",
+                f"  br i1 %good{i}, label %after{i}, label %stop{i}",
+                f"stop{i}:",
+                f"  ret i32 %code{i}",
+                f"after{i}:",
+            ]
     lines += ["  ret i32 0", "}"]
     return "\n".join(lines)
 

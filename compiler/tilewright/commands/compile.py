@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from tilewright import api
+from tilewright.codegen.checked import require_checkable
 from tilewright.codegen.ptxas import KernelReport
 from tilewright.commands._common import (
     ModelName,
@@ -56,6 +57,10 @@ def command(
             "--selftest", help="add NAME_selftest.c, which checks the model on its device"
         ),
     ] = False,
+    checked: Annotated[
+        bool,
+        typer.Option("--checked", help="check every index before an access (slow; for debugging)"),
+    ] = False,
 ) -> None:
     """Compile a model ahead of time: object, libraries, header, manifest, C example.
 
@@ -72,7 +77,10 @@ def command(
         )
     path, shapes = locate(model, shape)
     with progress() as report:
+        if checked:
+            require_checkable(resolve_target(target))
         program = build(path, target, shapes, report, notice, dump_ir, name)
+        program = program.with_checks() if checked else program
         report("generate code", 0.0)
         generated = api.generate(program)
         if generated.need is not None and board is not None:

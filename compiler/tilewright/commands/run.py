@@ -51,19 +51,25 @@ def command(
     threads: Threads = 1,
     repeat: Annotated[int, typer.Option(min=1, help="runs to time")] = 10,
     device: DeviceName = None,
+    checked: Annotated[
+        bool, typer.Option("--checked", help="check every index before an access (slow)")
+    ] = False,
 ) -> None:
     """Run a model on given or random inputs and print its outputs and latency."""
     path, shapes = locate(model, shape)
     if path.is_dir() or path.suffix == ".so":
         if profile:
             raise typer.BadParameter("--profile needs the model file, not an artifact")
+        if checked:
+            raise typer.BadParameter("--checked needs the model file: an artifact is what it is")
         compiled: Model = api.load(path, threads, device)
         graph = None
     else:
         with progress() as report:
             made = api.compile(
-                path, target, shapes, threads, device=device, progress=report, notify=notice
-            )
+                path, target, shapes, threads, device=device, checked=checked, progress=report,
+                notify=notice,
+            )  # fmt: skip
         compiled, graph = made, made.program.graph
     given = read_arrays(input)
     unknown = sorted(set(given) - {t.name for t in compiled.inputs})

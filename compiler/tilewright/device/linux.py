@@ -177,7 +177,7 @@ def _one(
     except (KeyError, ValueError):
         return LinuxRun(error="its report is cut off")
     if code:
-        return LinuxRun(error=f"{spec.name}_run returned {code}")
+        return LinuxRun(error=str(spec.failed(code)))
     outputs: list[Array] = []
     at = 0
     for t in spec.outputs if data else ():
