@@ -140,7 +140,7 @@ class Machine:
             case Const(value, dtype):
                 return dtype.numpy.type(value)
             case FromIndex(index, dtype):
-                return dtype.numpy.type(evaluate(index, env))
+                return cast(np.int64(evaluate(index, env)), dtype)
             case Ref(name, _):
                 return refs[name]
             case Load(buffer, index, _):

@@ -119,7 +119,8 @@ class _Machine:
                 return dtype.numpy.type(value), 0.0
             case FromIndex(index, dtype):
                 n = evaluate(index, env)
-                return (float(dtype.numpy.type(n)) if dtype.is_float else dtype.numpy.type(n)), 0.0
+                value = exact_cast(np.int64(n), dtype)
+                return (float(value) if dtype.is_float else value), 0.0
             case Ref(name, _):
                 return refs[name]
             case Load(buffer, index, _):

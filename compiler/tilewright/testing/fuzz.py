@@ -140,6 +140,8 @@ def _round(
             return
         except TilewrightError as err:
             failure = Failure("compile", str(err))
+        except Exception as err:  # a bug of the compiler, or of the tests themselves
+            failure = Failure("error", f"{type(err).__name__}: {err}")
         if failure is not None:
             last.append(case.with_(failure=failure))
             raise _Found(str(failure))

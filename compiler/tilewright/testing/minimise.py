@@ -54,8 +54,10 @@ def minimise(case: Case, test: Judge = judge, seconds: float = SECONDS) -> Case:
 def _failing(case: Case, test: Judge) -> Case | None:
     try:
         failure = test(case)
-    except (TilewrightError, AssertionError, ArithmeticError, LookupError):
+    except TilewrightError:
         return None  # no legal case any more
+    except Exception as err:  # what the search calls a failure, too
+        failure = Failure("error", f"{type(err).__name__}: {err}")
     return None if failure is None else case.with_(failure=failure)
 
 
