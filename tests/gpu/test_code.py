@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from gpu_cases import PRODUCT
 
 from tilewright.codegen.cuda import emit_cuda, launch_of
 from tilewright.codegen.llvm import to_assembly
@@ -19,38 +20,6 @@ from tilewright.loop.rewrite import walk
 from tilewright.schedule.target import load_target
 
 TARGET = load_target("cuda-sm80")
-#: A tiled product: 32 x 32 outputs in four blocks, two operands in shared memory, 2 x 2 per thread.
-PRODUCT = """\
-kernel product(a: f32[32, 32], const b: f32[32, 32], out c: f32[32, 32])
-  block mb in 2:
-    block nb in 2:
-      alloc acc: f32[8, 8, 2, 2] in register
-      thread mt in 8:
-        thread nt in 8:
-          unroll mi in 2:
-            unroll ni in 2:
-              acc[mt, nt, mi, ni] = 0.0:f32
-      for ko in 2:
-        alloc a_shared: f32[16, 16] in shared
-        for a_step in 4:
-          thread a_at in 64:
-            a_shared[a_step*4 + (a_at) // 16, (a_at) % 16] = a[mb*16 + a_step*4 + (a_at) // 16, ko*16 + (a_at) % 16]:f32
-        alloc b_shared: f32[16, 16] in shared
-        for b_step in 4:
-          thread b_at in 64:
-            b_shared[b_step*4 + (b_at) // 16, (b_at) % 16] = b[ko*16 + b_step*4 + (b_at) // 16, nb*16 + (b_at) % 16]:f32
-        thread mt in 8:
-          thread nt in 8:
-            for k in 16:
-              unroll mi in 2:
-                unroll ni in 2:
-                  acc[mt, nt, mi, ni] = fma(a_shared[mt*2 + mi, k]:f32, b_shared[k, nt*2 + ni]:f32, acc[mt, nt, mi, ni]:f32)
-      thread mt in 8:
-        thread nt in 8:
-          unroll mi in 2:
-            unroll ni in 2:
-              c[mb*16 + mt*2 + mi, nb*16 + nt*2 + ni] = acc[mt, nt, mi, ni]:f32
-"""
 
 
 def _ptx(kernel: Kernel, align: int = 16) -> str:

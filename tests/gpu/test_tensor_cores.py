@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
+from gpu_cases import OPERATORS, SM80, TF32, product, random
+from ptx_machine import isa_a, isa_b, isa_c
 
 from tilewright.codegen.ptxas import find_ptxas
 from tilewright.core.dtypes import F16, F32, I8, U8, DType
@@ -14,7 +15,7 @@ from tilewright.core.index import Ix, evaluate, ix
 from tilewright.emulate import Emulator
 from tilewright.errors import IRError, TargetError
 from tilewright.gpu import generate_gpu, gpu_assembly
-from tilewright.graph.ir import Array, Attrs, Graph, Node, TensorType, type_of
+from tilewright.graph.ir import Array, Graph
 from tilewright.loop import interp, mma, simt
 from tilewright.loop.ir import Mma
 from tilewright.loop.parse import parse
@@ -24,42 +25,10 @@ from tilewright.loop.verify import verify
 from tilewright.pipeline import build
 from tilewright.program import Program
 from tilewright.registry import operator
-from tilewright.schedule.target import Target, load_target
+from tilewright.schedule.target import load_target
 from tilewright.tune.identity import target_hash
 
-SM80, TF32 = load_target("cuda-sm80"), load_target("cuda-sm80+tf32")
-CONV: Attrs = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
-
-
 # ---------------------------------------------------------------- fragments
-
-
-def _isa_a(lane: int, i: int, operand: DType) -> tuple[int, int]:
-    """(row, column) of element i of a thread's fragment of A: the formulas of the PTX ISA ("Matrix Fragments
-    for mma.m16n8k8 / k16 / k32", one per size of element)."""
-    group, thread = lane >> 2, lane % 4
-    if operand is F16:
-        row = group if i < 2 or 4 <= i < 6 else group + 8
-        return row, thread * 2 + (i & 1) + (8 if i >= 4 else 0)
-    if operand is F32:
-        return group if i in (0, 2) else group + 8, thread if i < 2 else thread + 4
-    row = group if i < 4 or 8 <= i < 12 else group + 8
-    return row, thread * 4 + (i & 3) + (16 if i >= 8 else 0)
-
-
-def _isa_b(lane: int, i: int, operand: DType) -> tuple[int, int]:
-    """The same for B: (row, column), its rows along the sum."""
-    group, thread = lane >> 2, lane % 4
-    if operand is F16:
-        return thread * 2 + (i & 1) + (8 if i >= 2 else 0), group
-    if operand is F32:
-        return (thread, group) if i == 0 else (thread + 4, group)
-    return thread * 4 + (i & 3) + (16 if i >= 4 else 0), group
-
-
-def _isa_c(lane: int, i: int) -> tuple[int, int]:
-    """The same for the sums, which all types have in the same places."""
-    return (lane >> 2) + (8 if i >= 2 else 0), lane % 4 * 2 + (i & 1)
 
 
 @pytest.mark.parametrize("operand", [F16, F32, I8, U8], ids=str)
@@ -67,18 +36,17 @@ def test_fragments_are_those_of_the_isa(operand: DType) -> None:
     per = mma.WORD // operand.bytes
     for extent in mma.depths(operand):
         for lane in range(mma.LANES):
-            for rows, isa in ((mma.ROWS, _isa_a), (mma.COLS, _isa_b)):
+            for rows, isa in ((mma.ROWS, isa_a), (mma.COLS, isa_b)):
                 found = mma.registers(lane, extent, operand, rows)
                 assert len(found) * mma.LANES * per == rows * extent
                 for n, (row, k) in enumerate(found):
                     for j in range(per):
                         mine = evaluate(row, {}), evaluate(k, {}) + j
-                        assert (
-                            mine == (isa(lane, n * per + j, operand)[:: 1 if isa is _isa_a else -1])
-                        )
+                        theirs = isa(lane, n * per + j, operand.bytes)
+                        assert mine == (theirs if isa is isa_a else theirs[::-1])
             for i in range(mma.HELD):
                 row, col = mma.position(lane, i)
-                assert (evaluate(row, {}), evaluate(col, {})) == _isa_c(lane, i)
+                assert (evaluate(row, {}), evaluate(col, {})) == isa_c(lane, i)
 
 
 def test_tf32_rounds_to_nearest_ties_away() -> None:
@@ -115,21 +83,13 @@ def _warp(a: DType, b: DType, k: int) -> str:
     return WARP.format(a=a, b=b, c=c, k=k, zero=zero)
 
 
-def _random(dtype: Any, *shape: int) -> Array:
-    rng = np.random.default_rng(len(shape) + sum(shape))
-    if np.dtype(dtype).kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    info = np.iinfo(dtype)
-    return rng.integers(info.min, int(info.max) + 1, shape).astype(dtype)
-
-
 @pytest.mark.parametrize(("a", "b", "k"), KINDS)
 def test_one_product(a: DType, b: DType, k: int) -> None:
     """Text, verifier, both interpreters, code: for every type and length that tensor cores have."""
     kernel = parse(_warp(a, b, k))
     verify(kernel)
     assert parse(to_text(kernel)) == kernel
-    x, y = _random(a.numpy, 16, k), _random(b.numpy, 8, k)
+    x, y = random(a.numpy, 16, k), random(b.numpy, 8, k)
     total = mma.sum_type(a, b)
     assert total is not None
     results = []
@@ -153,7 +113,7 @@ def test_one_product(a: DType, b: DType, k: int) -> None:
 
 def _program_of(text: str) -> Program:
     """A program with the kernel of a text, for its code."""
-    model = build(_product(np.float32, 8, 8, 8), SM80)
+    model = build(product(np.float32, 8, 8, 8), SM80)
     kernel = replace(parse(text), name=model.kernels[0].name)
     return replace(model, kernels=(kernel,))
 
@@ -202,71 +162,12 @@ kernel warp(a: f16[16, 16], b: f16[8, 16], out c: f32[32, 4])
         c[lane, held] = s[lane, held]:f32
 """)
     verify(race)
-    arrays = {"a": _random(np.float16, 16, 16), "b": _random(np.float16, 8, 16)}
+    arrays = {"a": random(np.float16, 16, 16), "b": random(np.float16, 8, 16)}
     with pytest.raises(IRError, match="race"):
         simt.run(race, {**arrays, "c": np.zeros((32, 4), np.float32)})
 
 
 # ---------------------------------------------------------------- operators
-
-
-def _single(op: str, arrays: list[Array], attrs: Attrs, variable: int = 1) -> Graph:
-    """A graph of one operator; the first `variable` arrays are inputs, the others constants."""
-    g = Graph("g", [f"x{i}" for i in range(variable)], ["y"])
-    g.types = {f"x{i}": type_of(a) for i, a in enumerate(arrays[:variable])}
-    inputs = (*g.inputs, *(g.add_constant("w", a) for a in arrays[variable:]))
-    (g.types["y"],) = operator(op).infer([g.types[i] for i in inputs], attrs)
-    g.nodes = [Node(op, op, inputs, ("y",), attrs)]
-    return g
-
-
-def _product(dtype: Any, m: int, k: int, n: int, weights: Any = None, variable: int = 1) -> Graph:
-    return _single("matmul", [_random(dtype, m, k), _random(weights or dtype, k, n)], {}, variable)
-
-
-def _conv(dtype: Any, ci: int, size: int, co: int, kernel: int, stride: int = 1) -> Graph:
-    attrs: Attrs = {**CONV, "strides": (stride, stride), "pads": (kernel // 2,) * 4}
-    if np.dtype(dtype).kind != "f":
-        attrs = {**attrs, "pad_value": -3}
-    arrays = [_random(dtype, 1, ci, size, size), _random(dtype, co, ci, kernel, kernel)]
-    return _single("conv2d", arrays, attrs)
-
-
-def _requantised() -> Graph:
-    """An int8 convolution with bias and requantisation, as integer models have it."""
-    rng = np.random.default_rng(0)
-    g = Graph("layer", ["x0"], ["y"])
-    g.types["x0"] = TensorType(I8, (1, 32, 14, 14))
-    g.add_constant("w", rng.integers(-127, 128, (40, 32, 3, 3)).astype(np.int8))
-    g.add_constant("b", rng.integers(-999, 999, 40).astype(np.int32))
-    g.add_constant("m", rng.integers(1 << 20, 1 << 22, (40, 1, 1)).astype(np.int32))
-    attrs: Attrs = {**CONV, "pad_value": -3}
-    scale: Attrs = {"shift": 0, "zero_point": -3, "low": -128, "high": 127, "to": "i8"}
-    g.nodes = [
-        Node("conv", "conv2d", ("x0", "w", "b"), ("t",), attrs),
-        Node("scale", "requantize", ("t", "m"), ("y",), scale),
-    ]
-    (g.types["t"],) = operator("conv2d").infer([g.types[i] for i in ("x0", "w", "b")], attrs)
-    g.types["y"] = TensorType(I8, g.types["t"].shape)
-    return g
-
-
-#: name: (graph, target, error in units of the largest magnitude)
-OPERATORS: dict[str, tuple[Graph, Target, float]] = {
-    "matmul-f16": (_product(np.float16, 64, 96, 128), SM80, 1e-3),
-    "matmul-f16-ragged": (_product(np.float16, 65, 72, 50), SM80, 1e-3),
-    "matmul-f16-two-inputs": (_product(np.float16, 33, 40, 24, variable=2), SM80, 1e-3),
-    "matmul-i8": (_product(np.int8, 32, 96, 64), SM80, 0),
-    "matmul-u8-i8": (_product(np.uint8, 32, 64, 64, np.int8), SM80, 0),
-    "matmul-i8-u8": (_product(np.int8, 17, 48, 19, np.uint8), SM80, 0),
-    "matmul-tf32": (_product(np.float32, 48, 40, 56), TF32, 2e-3),
-    "conv-f16": (_conv(np.float16, 32, 14, 40, 3), SM80, 1e-3),
-    "conv-f16-1x1": (_conv(np.float16, 24, 10, 16, 1), SM80, 1e-3),
-    "conv-f16-stride": (_conv(np.float16, 16, 13, 24, 3, 2), SM80, 1e-3),
-    "conv-i8": (_conv(np.int8, 32, 9, 24, 3), SM80, 0),
-    "conv-i8-requantised": (_requantised(), SM80, 0),
-    "conv-tf32": (_conv(np.float32, 16, 9, 24, 3), TF32, 2e-3),
-}
 
 
 def _references(g: Graph, inputs: list[Array]) -> Array:
@@ -283,7 +184,7 @@ def test_operators(name: str) -> None:
     """In the interpreter of threads: the reference's results, races refused; tensor cores in the code."""
     graph, target, error = OPERATORS[name]
     program = build(graph, target, name="m")
-    inputs = [_random(t.type.dtype.numpy, *t.type.shape) for t in program.inputs]
+    inputs = [random(t.type.dtype.numpy, *t.type.shape) for t in program.inputs]
     there = Emulator(program)
     there.set_inputs(inputs)
     (got,) = there.run()
@@ -311,7 +212,7 @@ def test_tf32_assembles() -> None:
 
 @pytest.mark.parametrize("target", ["cuda-sm80", "cuda-sm90"])
 def test_f32_is_not_rounded_unasked(target: str) -> None:
-    program = build(_product(np.float32, 64, 64, 64), target, name="m")
+    program = build(product(np.float32, 64, 64, 64), target, name="m")
     assert not any(isinstance(s, Mma) for k in program.kernels for s in walk(k.body))
 
 

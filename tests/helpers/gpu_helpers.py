@@ -1,18 +1,26 @@
-"""Kernels of a GPU program against this machine's code, on the same memory, step by step."""
+"""Kernels of a GPU program against this machine's code, on the same memory, step by step.
+
+The loop IR runs in the interpreter of threads, the PTX made of it in `ptx_machine`.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from ptx_machine import Machine
 
 from tilewright.bench.inputs import make_inputs
+from tilewright.codegen.cuda import launch_of
 from tilewright.emulate import Emulator
+from tilewright.gpu import gpu_assembly
 from tilewright.graph.ir import Array
 from tilewright.loop import simt
-from tilewright.pipeline import Shapes, Source, build
-from tilewright.program import Program, spec_of
+from tilewright.loop.ir import Kernel
+from tilewright.pipeline import Shapes, Source, build, resolve_target
+from tilewright.program import Program, Step, spec_of
 from tilewright.schedule.target import Target
 from tilewright.session import Session
 from tilewright.tune.identity import target_hash
@@ -31,55 +39,102 @@ class Sampled:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A kernel that is met for the first time, with memory as this machine's code leaves it before (`gpu`) and
+    after (`native`) the step."""
+
+    step: Step
+    kernel: Kernel
+    gpu: Emulator
+    native: Session
+
+    def windows(self) -> dict[str, Array]:
+        params = enumerate(self.kernel.params)
+        return {p.buffer.name: self.gpu.window(p.buffer, self.step, k) for k, p in params}
+
+    def memory(self, k: int) -> Array:
+        """The bytes from the first element of parameter `k` on."""
+        place = self.step.places[k]
+        if place.base in ("arena", "weights"):
+            flat: Array = self.gpu.arena if place.base == "arena" else self.gpu.weights
+        else:
+            tensors = self.gpu.inputs if place.base == "input" else self.gpu.outputs
+            flat = tensors[place.number].reshape(-1).view(np.uint8)
+        return flat[place.offset :]
+
+    def sync(self) -> None:
+        self.gpu.arena[...] = self.native.arena[: self.gpu.arena.size]
+        for mine, theirs in zip(self.gpu.outputs, self.native.outputs, strict=True):
+            mine[...] = theirs
+
+
 def plain(source: Source, target: str | Target, shapes: Shapes | None = None) -> Program:
     """A program by default schedules: without logs, the same nodes make the same steps on every target."""
-    from tilewright.pipeline import resolve_target
-
     machine = resolve_target(target)
     return build(source, machine, shapes, name="m", library=Library(target_hash(machine)))
+
+
+def _turns(here: Program, there: Program) -> Iterator[_Turn]:
+    assert [s.label for s in here.steps] == [s.label for s in there.steps]
+    assert here.places == there.places and here.arena_bytes == there.arena_bytes
+    native, gpu = Session(here), Emulator(there)
+    inputs = make_inputs(spec_of(here).inputs, here.graph, seed=0)
+    native.set_inputs(inputs)
+    gpu.set_inputs(inputs)
+    kernels = {k.name: k for k in there.kernels}
+    seen: set[str] = set()
+    for i, step in enumerate(there.steps):
+        turn = _Turn(step, kernels[step.kernel], gpu, native)
+        if step.kernel not in seen:
+            seen.add(step.kernel)
+            turn.sync()
+            native.run_step(i)
+            yield turn
+        else:
+            native.run_step(i)
 
 
 def sampled(source: Source, target: str, shapes: Shapes | None, blocks: int) -> Sampled:
     """Run every distinct kernel in the interpreter of threads, at most `blocks` blocks of each, on what
     this machine's code finds in memory, and compare all that it writes."""
     start = time.perf_counter()
-    here, there = plain(source, "host", shapes), plain(source, target, shapes)
-    assert [s.label for s in here.steps] == [s.label for s in there.steps]
-    assert here.places == there.places and here.arena_bytes == there.arena_bytes
-    native, gpu = Session(here), Emulator(there)
-    spec = spec_of(here)
-    inputs = make_inputs(spec.inputs, here.graph, seed=0)
-    native.set_inputs(inputs)
-    gpu.set_inputs(inputs)
-    kernels = {k.name: k for k in there.kernels}
-    seen: set[str] = set()
-    count, worst, where = 0, 0.0, ""
-    for i, step in enumerate(there.steps):
-        fresh = step.kernel not in seen
-        if fresh:
-            seen.add(step.kernel)
-            gpu.arena[...] = native.arena[: gpu.arena.size]
-            for mine, theirs in zip(gpu.outputs, native.outputs, strict=True):
-                mine[...] = theirs
-        native.run_step(i)
-        if not fresh:
-            continue
-        kernel = kernels[step.kernel]
-        windows = {
-            p.buffer.name: gpu.window(p.buffer, step, k) for k, p in enumerate(kernel.params)
-        }
-        written = simt.run(kernel, windows, blocks)
+    count, elements, worst, where = 0, 0, 0.0, ""
+    for turn in _turns(plain(source, "host", shapes), plain(source, target, shapes)):
+        windows = turn.windows()
+        written = simt.run(turn.kernel, windows, blocks)
         got = {n: windows[n][mask].copy() for n, mask in written.items()}
-        gpu.arena[...] = native.arena[: gpu.arena.size]
-        for mine, theirs in zip(gpu.outputs, native.outputs, strict=True):
-            mine[...] = theirs
+        turn.sync()
+        count += 1
         for name, mask in written.items():
-            assert mask.any(), f"{kernel.name} wrote nothing to {name}"
+            assert mask.any(), f"{turn.kernel.name} wrote nothing to {name}"
             error = _error(got[name], windows[name][mask], windows[name])
-            count += int(mask.sum())
+            elements += int(mask.sum())
             if error > worst:
-                worst, where = error, f"{kernel.name} ({step.label})"
-    return Sampled(len(seen), count, worst, where, time.perf_counter() - start)
+                worst, where = error, f"{turn.kernel.name} ({turn.step.label})"
+    return Sampled(count, elements, worst, where, time.perf_counter() - start)
+
+
+def executed(source: Source, target: str | Target, shapes: Shapes | None, blocks: int) -> int:
+    """Run the PTX of every distinct kernel on at most `blocks` blocks of each, and compare all memory that it
+    may write with what the interpreter of threads makes of the same blocks, bit by bit. Returns the kernels."""
+    there = plain(source, target, shapes)
+    ptx = gpu_assembly(there)
+    count = 0
+    for turn in _turns(plain(source, "host", shapes), there):
+        kernel, launch = turn.kernel, launch_of(turn.kernel)
+        roles = [p.role == "out" for p in kernel.params]
+        arrays = [(turn.memory(k).copy(), not out) for k, out in enumerate(roles)]
+        # several nests have grids of their own, so that a sample of them is no sample of the launch
+        most = launch.blocks if len(kernel.body) > 1 else min(blocks, launch.blocks)
+        some = np.unique(np.linspace(0, launch.blocks - 1, most).astype(np.int64))
+        simt.run(kernel, turn.windows(), most)
+        Machine(ptx, kernel.name).run([int(b) for b in some], launch.threads, arrays, launch.blocks)
+        for k, (mine, readonly) in enumerate(arrays):
+            if not readonly:
+                assert np.array_equal(mine, turn.memory(k)), f"{kernel.name} ({turn.step.label})"
+        count += 1
+    return count
 
 
 def _error(got: Array, wanted: Array, everything: Array) -> float:
