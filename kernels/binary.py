@@ -7,7 +7,6 @@ becomes multiplications or a square root.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from math import floor, log2
 from typing import Any
 
 import numpy as np
@@ -300,39 +299,41 @@ _ONNX: dict[str, dict[str, Callable[[ImportNode], Sequence[str]]]] = {
 
 
 def _sum(q: IntegerForm) -> bool:
-    """Both operands in fractions of the result's step: one operator, all in 32 bits."""
+    """Both operands from their bytes in one operator, rounded once, as ONNX Runtime does."""
     a, b = (q.integers(i) for i in q.node.inputs)
     if a is None or b is None:
         return False
-    ratios = [s.step / q.scale.step for _, s in (a, b)]
-    if not 0 < max(ratios) < 1 << 13:
+    step = np.float32(q.scale.step)
+    with np.errstate(over="ignore"):
+        first, second = np.float32(a[1].step) / step, np.float32(b[1].step) / step
+    if not max(first, second) < 1 << 13:
         return False
-    # the sum of two products of 9-bit numbers, and its rounding, must fit 31 bits
-    bits = min(floor(log2((1 << 21) / max(ratios))), 24)
-    factors = [round(r * 2**bits) for r in ratios]
     if q.node.op == "sub":
-        factors[1] = -factors[1]
+        second = -second
+    offset = np.float32(q.scale.zero) - (
+        first * np.float32(a[1].zero) + second * np.float32(b[1].zero)
+    )
     attrs: Attrs = {
-        "factor_a": factors[0], "factor_b": factors[1], "zero_a": a[1].zero, "zero_b": b[1].zero,
-        "bits": bits, "zero_point": q.scale.zero, "low": q.low, "high": q.high,
-        "to": q.scale.dtype.name,
+        "factor_a": float(first), "factor_b": float(second), "offset": float(offset), "low": q.low,
+        "high": q.high, "to": q.scale.dtype.name, "bounded": bool(255 * (first + abs(second)) < 1 << 21),
     }  # fmt: skip
-    return q.finish("quantized_add", (a[0], b[0]), attrs)
+    return q.finish("rescaled_sum", (a[0], b[0]), attrs)
 
 
 def _product(q: IntegerForm) -> bool:
     """The product of both less their zero points, 17 bits wide, then its scale."""
     operands = [q.integers(i) for i in q.node.inputs]
     parts: list[str] = []
-    factor = 1 / q.scale.step
+    factor = np.float32(1)
     for x in operands:
         if x is None:
             return False
         source, scale = x
         parts.append(q.shifted(q.make("cast", (source,), {"to": "i32"}), -scale.zero))
-        factor *= scale.step
+        factor *= np.float32(scale.step)
     total = q.make("mul", (parts[0], parts[1]), {})
-    return q.requantize(total, np.asarray(factor), 255 * 255)
+    factor /= np.float32(q.scale.step)
+    return q.requantize(total, np.asarray(factor), 255 * 255, early=True)
 
 
 _INTEGER: dict[str, Callable[[IntegerForm], bool]] = {

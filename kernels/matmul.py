@@ -111,7 +111,8 @@ def _quantized(q: IntegerForm) -> bool:
             share = q.make("mul", (sums, q.constant("zero", np.asarray(zero, np.int32))), {})
             total = q.make("sub", (total, share), {})
     total = q.shifted(total, left.zero * right.zero * depth)
-    return q.requantize(total, np.asarray(left.step * right.step / q.scale.step), 255 * 255 * depth)
+    factor = np.float32(left.step) * np.float32(right.step) / np.float32(q.scale.step)
+    return q.requantize(total, np.asarray(factor), 255 * 255 * depth)
 
 
 def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:

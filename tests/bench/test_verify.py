@@ -67,7 +67,7 @@ def test_a_wrong_step_of_a_quantised_model_is_found() -> None:
     inputs = make_inputs(compiled.inputs, compiled.program.graph, 0)
     assert Verifier(model, compiled, 1e-4).verify(inputs).passed
     graph = compiled.program.graph
-    node = next(n for n in graph.nodes if n.op == "requantize")
+    node = next(n for n in graph.nodes if n.op == "rescale")
     wrong = {**node.attrs, "zero_point": int(str(node.attrs["zero_point"])) - 2}
     graph.nodes[graph.nodes.index(node)] = node.with_(attrs=wrong)
     report = Verifier(model, compiled, 1e-4).verify(inputs)

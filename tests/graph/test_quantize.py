@@ -88,7 +88,7 @@ def test_a_convolution_with_its_activation_is_integers() -> None:
     bias = b.real(b.const(np.array([100, -900, 0, 7], np.int32)), 0.0005)
     y = b.op("relu", b.op("conv2d", x, b.weights(4, 4, 3, 3), bias, **CONV))
     done = b.check(b.quantised(y, 0.02, -128))
-    assert ops(done) == ["conv2d", "requantize"]
+    assert ops(done) == ["conv2d", "rescale"]
     assert done.nodes[0].attrs["pad_value"] == -3
     assert done.nodes[1].attrs["low"] == -128
 
@@ -99,7 +99,7 @@ def test_movement_may_stand_before_the_quantisation() -> None:
     y = b.op("conv2d", x, b.weights(4, 4, 3, 3), **CONV)
     y = b.op("max_pool2d", b.op("clip", y, min=0.0, max=1.5), **POOL)
     done = b.check(b.quantised(y, 0.02, 5))
-    assert ops(done) == ["conv2d", "requantize", "max_pool2d"]
+    assert ops(done) == ["conv2d", "rescale", "max_pool2d"]
     assert (done.nodes[1].attrs["low"], done.nodes[1].attrs["high"]) == (5, 80)
 
 
@@ -145,7 +145,7 @@ def test_parts_get_the_scale_of_the_whole() -> None:
     x, y = b.bytes(1, 3, 4, 4), b.bytes(1, 2, 4, 4)
     parts = [b.real(x, 0.04, 11), b.real(y, 0.0131, -5)]
     done = b.check(b.quantised(b.op("concat", *parts, axis=1), 0.04, 11))
-    assert not floats(done) and ops(done).count("requantize") == 1
+    assert not floats(done) and ops(done).count("rescale") == 1
     assert x in done.nodes[-1].inputs
 
 
@@ -179,7 +179,7 @@ def test_movement(case: str, same: bool) -> None:
     y = b.op(op, b.real(b.bytes(1, 4, 6, 6), 0.04, 11), **attrs)
     done = b.check(b.quantised(y, *((0.04, 11) if same else (0.0511, 3))), off=0 if same else 1)
     assert not floats(done)
-    assert ("requantize" in ops(done)) != same
+    assert ("rescale" in ops(done)) != same
 
 
 @pytest.mark.parametrize("counted", [True, False])

@@ -90,8 +90,9 @@ class IntegerForm(Protocol):
         """Finish with bytes of another scale."""
         ...
 
-    def requantize(self, total: str, factors: Array, largest: int) -> bool:
-        """Finish with i32 values, of magnitude up to `largest`, times real factors."""
+    def requantize(self, total: str, factors: Array, largest: int, early: bool = False) -> bool:
+        """Finish with i32 values, of magnitude up to `largest`, times real factors, rounded before or
+        (`early`) after the zero point is added, which decides ties."""
         ...
 
     def clamped(self, low: float, high: float) -> bool:
@@ -124,7 +125,9 @@ def contraction(q: IntegerForm, channel: int) -> bool:
     attrs: Attrs = node.attrs if flat else {**node.attrs, "pad_value": scale.zero}
     constants = (q.constant("weights", w), q.constant("bias", bias.astype(np.int32)))
     total = q.make(node.op, (source, *constants), attrs)
-    factors = (scale.step * steps / q.scale.step).reshape((channels, *([] if flat else [1, 1])))
+    # in float32 and in this order, as other runtimes compute the factor
+    factors = np.float32(scale.step) * steps.astype(np.float32) / np.float32(q.scale.step)
+    factors = factors.reshape((channels, *([] if flat else [1, 1])))
     return q.requantize(total, factors, int(largest.max()))
 
 

@@ -233,40 +233,50 @@ class _Form:
         return self.make("add", (value, self.constant("offset", np.asarray(by, np.int32))), {})
 
     def rescaled(self, value: str, scale: Scale) -> str | None:
-        found = self._rescaling(value, scale)
-        return self.make("requantize", *found) if found else None
+        op, inputs, attrs = self._rescaling(value, scale)
+        return self.make(op, inputs, attrs)
 
     def rescale(self, value: str, scale: Scale) -> bool:
         if scale == self.scale and self.whole:
             return self.finish("copy", (value,), {})
-        found = self._rescaling(value, scale)
-        return self.finish("requantize", *found) if found else False
+        return self.finish(*self._rescaling(value, scale))
 
-    def requantize(self, total: str, factors: Array, largest: int) -> bool:
-        found = self._rounding(total, factors, largest)
-        return self.finish("requantize", *found) if found else False
-
-    def _rescaling(self, value: str, scale: Scale) -> tuple[tuple[str, str], Attrs] | None:
-        wide = self.shifted(self.make("cast", (value,), {"to": "i32"}), -scale.zero)
-        return self._rounding(wide, np.asarray(scale.step / self.scale.step), 255)
-
-    def _rounding(
-        self, total: str, factors: Array, largest: int
-    ) -> tuple[tuple[str, str], Attrs] | None:
-        """Operands and attributes of `requantize`; None if the factors are too large for 32 bits."""
+    def requantize(self, total: str, factors: Array, largest: int, early: bool = False) -> bool:
         assert self.g.types[total].dtype is I32
-        shift = 0
-        while shift < 30 and factors.max(initial=0) * 2.0 ** (32 - shift) >= (1 << 31) - 1:
-            shift += 1
-        fits = factors.size > 0 and factors.max() * 2.0 ** (32 - shift) < (1 << 31) - 1
-        if not fits or largest << shift >= 1 << 31:
-            return None
-        multiplier = np.rint(factors * 2.0 ** (32 - shift)).astype(np.int32)
-        attrs: Attrs = {
-            "shift": shift, "zero_point": self.scale.zero, "low": self.low, "high": self.high,
-            "to": self.scale.dtype.name,
+        if factors.size == 0 or not factors.max() < 1 << 31:  # scales that make no sense
+            return False
+        floats = factors.astype(np.float32)
+        attrs = self._rescale_attrs(largest * float(floats.max()))
+        if early:
+            attrs = {**attrs, "early": True}
+        return self.finish("rescale", (total, self.constant("factor", floats)), attrs)
+
+    def _rescaling(self, value: str, scale: Scale) -> tuple[str, tuple[str, ...], Attrs]:
+        """The operator that gives what dequantizing and quantising again would, for every byte."""
+        number = self.g.types[value].dtype.numpy
+        every = np.arange(256).astype(np.uint8).view(number)
+        sums = every.astype(np.int32) - scale.zero
+        ours, theirs = np.float32(self.scale.step), np.float32(scale.step)
+        with np.errstate(all="ignore"):
+            steps = np.rint(sums.astype(np.float32) * theirs / ours).astype(np.float64)
+            factor = theirs / ours
+        steps = np.nan_to_num(steps, nan=0.0) + self.scale.zero
+        wanted = np.clip(steps, self.low, self.high).astype(self.scale.dtype.numpy)
+        for near in (factor, np.nextafter(factor, np.float32(np.inf)), np.nextafter(factor, 0)):
+            if not near < 1 << 31:
+                continue
+            attrs = self._rescale_attrs(255 * float(near))
+            (got,) = operator("rescale").reference([sums, near], attrs)
+            if np.array_equal(got, wanted):
+                wide = self.shifted(self.make("cast", (value,), {"to": "i32"}), -scale.zero)
+                return "rescale", (wide, self.constant("factor", np.asarray(near))), attrs
+        return "table", (value, self.constant("table", wanted)), {}
+
+    def _rescale_attrs(self, largest: float) -> Attrs:
+        return {
+            "zero_point": self.scale.zero, "low": self.low, "high": self.high,
+            "to": self.scale.dtype.name, "bounded": largest < 1 << 22,
         }  # fmt: skip
-        return (total, self.constant("factor", multiplier)), attrs
 
     def clamped(self, low: float, high: float) -> bool:
         inner = self.made.get(self.node.inputs[0])
