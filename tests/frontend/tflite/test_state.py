@@ -14,7 +14,7 @@ from tflite_cases import i8, same
 from tflite_models import Op, Reference, T, build, const, samples, single
 
 import tilewright
-from tilewright.errors import UnsupportedError
+from tilewright.errors import ModelError, UnsupportedError
 from tilewright.frontend.tflite.load import load_tflite
 from tilewright.graph.text import parse, same_graph, to_text
 
@@ -235,3 +235,14 @@ def test_while() -> None:
 def test_while_of_unknown_length() -> None:
     with pytest.raises(UnsupportedError, match="only at run time"):
         load_tflite(loop(T("int32", ())))
+
+
+def test_an_endless_loop_is_refused() -> None:
+    """Also one whose body does nothing."""
+    row = T("float32", (2, 3))
+    condition = ({"x": row, "go": const(np.array(True))}, [], ["x"], ["go"])
+    body = ({"x": row}, [], ["x"], ["x"])
+    fields = {"condSubgraphIndex": 1, "bodySubgraphIndex": 2}
+    main = ({"x": row, "y": row}, [Op("WHILE", ["x"], ["y"], "WhileOptions", fields)], ["x"], ["y"])
+    with pytest.raises(ModelError, match="at most"):
+        load_tflite(build(main, condition, body))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.core.dtypes import BOOL, F32, I32, I64, U8, DType
+from tilewright.frontend import limits
 from tilewright.frontend.tflite.node import Importers, TfliteNode, one
 
 # ---------------------------------------------------------------- one operand
@@ -177,6 +178,7 @@ def _one_hot(node: TfliteNode) -> str:
     t = node.type(0)
     axis = node.axis(int(node.option("Axis", -1)), t.rank + 1)
     wide = node.reshape(indices, (*t.shape[:axis], 1, *t.shape[axis:]))
+    limits.check_constant([max(depth, 0)], f"node `{node.name}`")
     numbers = np.arange(max(depth, 0)).reshape(-1, *[1] * (t.rank - axis))
     hit = node.add("eq", wide, node.constant(numbers, "numbers", t.dtype))
     return node.add("where", hit, node.reshape(node.value(2), ()), node.reshape(node.value(3), ()))

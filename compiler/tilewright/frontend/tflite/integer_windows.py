@@ -12,6 +12,7 @@ import numpy as np
 
 from tilewright.core.dtypes import I8, I32, U8
 from tilewright.core.fixed_point import fixed_point
+from tilewright.frontend import limits
 from tilewright.frontend.tflite import convolution, reduction
 from tilewright.frontend.tflite.fixed import bounds, cut, finished, limits_of, multiplied_by
 from tilewright.frontend.tflite.node import Importers, TfliteNode, one
@@ -28,17 +29,24 @@ def _average_pool(node: TfliteNode) -> str:
     if (kh, kw) == (height, width) and not any(attrs["pads"]):
         total = node.add("reduce_sum", x, axes=(1, 2), keepdims=True, to="i32")
         return _divided(node, total, np.asarray(kh * kw), low, high)
+    limits.check_constant((channels, 1, kh, kw), f"node `{node.name}`")
     ones = node.constant(np.ones((channels, 1, kh, kw), np.int8), "ones")
     window = {k: attrs[k] for k in ("strides", "pads", "dilations")}
     total = node.add("depthwise_conv2d", node.nchw(x), ones, **window, pad_value=0)
     counts = np.asarray(kh * kw)
     if any(attrs["pads"]):
-        inside = np.pad(
-            np.ones((height, width), np.int64), [attrs["pads"][::2], attrs["pads"][1::2]]
-        )
-        views = np.lib.stride_tricks.sliding_window_view(inside, (kh, kw))
-        counts = views[:: attrs["strides"][0], :: attrs["strides"][1]].sum(axis=(2, 3))
+        sides = zip((height, width), (kh, kw), attrs["strides"], attrs["pads"], strict=False)
+        shape = node.type_of(total).shape[2:]
+        limits.check_constant(shape, f"node `{node.name}`")
+        inside = [_inside(o, *side) for o, side in zip(shape, sides, strict=True)]
+        counts = np.outer(*inside)
     return node.nhwc(_divided(node, total, counts, low, high))
+
+
+def _inside(outputs: int, size: int, window: int, stride: int, pad: int) -> Array:
+    """How many elements of a window lie inside of a dim, at each of its places."""
+    start = np.arange(outputs) * stride - pad
+    return np.minimum(start + window, size) - np.maximum(start, 0)
 
 
 def _divided(node: TfliteNode, total: str, counts: Array, low: int, high: int) -> str:

@@ -246,6 +246,7 @@ def _mirror_pad(node: TfliteNode) -> str:
     x = node.value(0)
     for d, (a, b) in enumerate(zip(before, after, strict=True)):
         n = node.type(0).shape[d]
+        limits.check_constant([n + a + b], f"node `{node.name}`")
         if max(a, b) > n:
             raise node.fail(f"paddings {a}, {b} are wider than dim {d} of {node.type(0)}")
         order = [*reversed(range(a)), *range(n), *reversed(range(n - b, n))]

@@ -30,6 +30,7 @@ def _run(
     name = f"{node.name}/{part}" if part else node.name
     inner = scope.inner(subgraph, name, dict(zip(subgraph.inputs, inputs, strict=True)))
     before = len(importer.problems)
+    importer.count += 1  # a loop of nothing ends as well
     importer.ops(inner)
     if len(importer.problems) > before:
         raise UnsupportedError(["a subgraph that it runs has problems of its own"])

@@ -52,6 +52,7 @@ def _reverse_sequence(node: TfliteNode) -> str:
     batch = node.axis(int(node.option("BatchDim", 0)), t.rank)
     lengths = node.need_ints(1, "the lengths")
     n, count = t.shape[seq], t.shape[batch]
+    limits.check_constant(t.shape, f"node `{node.name}`")
     if seq == batch or len(lengths) != count or not all(0 <= v <= n for v in lengths):
         raise node.fail(f"lengths {lengths} do not fit {t}: repair the model")
     order = [[v - 1 - i if i < v else i for i in range(n)] for v in lengths]
@@ -110,6 +111,7 @@ def _sparse_to_dense(node: TfliteNode) -> str:
 def _diagonal(node: TfliteNode) -> str:
     """A new last dim, zero off the diagonal."""
     t = node.type(0)
+    limits.check_constant((t.shape[-1], t.shape[-1]), f"node `{node.name}`")
     eye = node.constant(np.eye(t.shape[-1], dtype=np.bool_), "eye")
     wide = node.reshape(node.value(0), (*t.shape, 1))
     return node.add("where", eye, wide, node.like(wide, 0))
@@ -117,6 +119,7 @@ def _diagonal(node: TfliteNode) -> str:
 
 def _set_diagonal(node: TfliteNode) -> str:
     t, d = node.type(0), node.type(1)
+    limits.check_constant(t.shape[-2:], f"node `{node.name}`")
     eye = node.constant(np.eye(*t.shape[-2:], dtype=np.bool_), "eye")
     count = min(t.shape[-2:])
     if d.shape != (*t.shape[:-2], count):

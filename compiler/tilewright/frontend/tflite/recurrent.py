@@ -15,12 +15,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilewright.core.dtypes import F32, I8, I16, I32
+from tilewright.frontend import limits
 from tilewright.frontend.tflite.fixed import centred, multiplied, requantized
 from tilewright.frontend.tflite.hybrid import byte_weights, rows_product
 from tilewright.frontend.tflite.movement import joined, part
 from tilewright.frontend.tflite.node import Importers, TfliteNode, one
 
 _F = np.float32
+#: About what a step becomes: sequences are unrolled.
+_NODES_PER_STEP = 32
 
 
 def _floats(node: TfliteNode) -> None:
@@ -128,6 +131,7 @@ def _steps(node: TfliteNode, x: str, time_major: bool) -> tuple[str, int]:
     t = node.type_of(x)
     if t.rank != 3:
         raise node.fail(f"{t} is not [batch, time, features]: repair the model")
+    limits.check_nodes(_NODES_PER_STEP * t.shape[0 if time_major else 1])
     x = x if time_major else node.add("transpose", x, perm=(1, 0, 2))
     return x, node.type_of(x).shape[0]
 

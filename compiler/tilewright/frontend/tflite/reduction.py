@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tilewright.core.dtypes import BOOL, U8
+from tilewright.frontend import limits
 from tilewright.frontend.tflite.node import Importers, TfliteNode, one
 
 
@@ -62,19 +63,10 @@ def l2_normalized(node: TfliteNode, x: str) -> str:
 
 
 def _cumsum(node: TfliteNode) -> str:
-    """A product with a triangle of ones."""
-    t = node.type(0)
-    axis = node.axis(node.need_ints(1, "the axis")[0], t.rank)
-    n = t.shape[axis]
-    triangle = np.triu(np.ones((n, n)), 1 if node.option("Exclusive", False) else 0)
-    if node.option("Reverse", False):
-        triangle = triangle[::-1, ::-1]
-    perm = (*(d for d in range(t.rank) if d != axis), axis)
-    x = node.reshape(node.add("transpose", node.value(0), perm=perm), (t.size // max(n, 1), n))
-    y = node.add("matmul", x, node.constant(np.ascontiguousarray(triangle), "triangle", t.dtype))
-    y = node.reshape(y, tuple(t.shape[d] for d in perm))
-    back = tuple(perm.index(d) for d in range(t.rank))
-    return node.add("transpose", y, perm=back)
+    axis = node.axis(node.need_ints(1, "the axis")[0], node.type(0).rank)
+    exclusive, reverse = bool(node.option("Exclusive", False)), bool(node.option("Reverse", False))
+    attrs = {"axis": axis, "exclusive": exclusive, "reverse": reverse}
+    return node.add("cumulative_sum", node.value(0), **attrs)
 
 
 def _segment_sum(node: TfliteNode) -> str:
@@ -85,6 +77,7 @@ def _segment_sum(node: TfliteNode) -> str:
         count = node.need_ints(2, "the number of segments")[0]
     if len(ids) != t.shape[0] or (ids < 0).any() or (ids >= count).any() or not t.dtype.is_float:
         raise node.fail(f"{len(ids)} segment ids do not fit {t}: repair the model")
+    limits.check_constant((max(count, 0), len(ids)), f"node `{node.name}`")
     picks = (np.arange(count)[:, None] == ids).astype(np.float64)
     flat = node.reshape(node.value(0), (t.shape[0], t.size // max(t.shape[0], 1)))
     y = node.add("matmul", node.constant(picks, "segments", t.dtype), flat)

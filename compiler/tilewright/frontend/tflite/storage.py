@@ -53,6 +53,7 @@ def densify(
     blocks = reader.numbers(sparsity, "BlockMap")
     dims = reader.tables(sparsity, "DimMetadata")
     rank = len(shape)
+    limits.check_constant(shape, what)
     sound = sorted(order) == list(range(rank + len(blocks))) and len(dims) == len(order)
     if not sound or any(not 0 <= b < rank for b in blocks):
         raise ModelError(f"{what} has a sparsity that does not fit its shape: the file is damaged")
@@ -63,7 +64,10 @@ def densify(
         rows = len(positions)
         if int(meta.Format()) == tflite.DimensionType.DENSE:
             n = int(meta.DenseSize())
-            limits.check_shape([max(n, 0), rows], what)
+            if rows * max(n, 0) > prod(shape):
+                raise ModelError(
+                    f"{what} has more sparse values than elements: the file is damaged"
+                )
             parents = np.repeat(np.arange(rows), max(n, 0))
             at = np.tile(np.arange(max(n, 0)), rows)
         else:
@@ -71,7 +75,8 @@ def densify(
             indices = np.asarray(_indices(reader, meta, "ArrayIndices"), np.int64)
             counts = np.diff(segments)
             fits = len(segments) == rows + 1 and len(indices) == counts.sum() if rows else True
-            if not fits or (counts < 0).any() or (indices < 0).any():
+            few = len(indices) <= prod(shape)
+            if not fits or not few or (counts < 0).any() or (indices < 0).any():
                 raise ModelError(f"{what} has compressed dims that do not fit: the file is damaged")
             n = int(indices.max(initial=-1)) + 1
             parents, at = np.repeat(np.arange(rows), counts), indices
