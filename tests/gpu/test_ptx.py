@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from gpu_cases import OPERATORS, PRODUCT
 from gpu_helpers import executed
-from ptx_machine import Machine, PtxError
+from ptx_machine import Machine
+from ptx_memory import PtxError
 
 from tilewright.bench.zoo import ZooError, fetch, zoo
 from tilewright.codegen.cuda import emit_cuda, launch_of

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gpu_cases import OPERATORS, SM80, TF32, product, random
-from ptx_machine import isa_a, isa_b, isa_c
+from ptx_values import isa_a, isa_b, isa_c
 
 from tilewright.codegen.ptxas import find_ptxas
 from tilewright.core.dtypes import F16, F32, I8, U8, DType

@@ -10,26 +10,30 @@ threads of the block (the warp) do not reach. It knows nothing of the compiler: 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ptx_memory import Memory, PtxError
+from ptx_values import (
+    BITS,
+    COMPARE,
+    LOGIC,
+    PLAIN,
+    SHIFTS,
+    TYPES,
+    converted,
+    gathered,
+    isa_c,
+    truncated,
+)
 
 Lanes = npt.NDArray[Any]
 
-_TYPES = {
-    "b8": np.uint8, "u8": np.uint8, "s8": np.int8, "b16": np.uint16, "u16": np.uint16, "s16": np.int16,
-    "b32": np.uint32, "u32": np.uint32, "s32": np.int32, "b64": np.uint64, "u64": np.uint64, "s64": np.int64,
-    "f16": np.float16, "f32": np.float32, "f64": np.float64,
-}  # fmt: skip
 #: Address spaces: where shared memory begins as a generic address; parameters lie 4 GB apart.
 _SHARED, _APART = 1 << 60, 1 << 32
-
-
-class PtxError(Exception):
-    """The code does what PTX leaves undefined, or what this machine does not know."""
 
 
 @dataclass(slots=True)
@@ -39,56 +43,6 @@ class _Instruction:
     op: str
     args: list[str]
     text: str
-
-
-class _Memory:
-    """Bytes, and who touched each last: thread and number of barriers, block for memory of all blocks."""
-
-    def __init__(self, name: str, data: npt.NDArray[np.uint8], readonly: bool) -> None:
-        self.name, self.data, self.readonly = name, data, readonly
-        n = 0 if readonly else data.size
-        self.writer, self.reader = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
-        self.wrote, self.read = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
-        self.owner = np.full(n, -1, np.int64)
-
-    def at(self, offsets: Lanes, size: int) -> Lanes:
-        if (offsets % size).any():
-            raise PtxError(f"{self.name}: an access of {size} bytes is not aligned")
-        if offsets.min() < 0 or offsets.max() + size > self.data.size:
-            raise PtxError(
-                f"{self.name}: byte {int(offsets.max())} is outside its {self.data.size}"
-            )
-        return offsets[:, None] + np.arange(size)
-
-    def load(self, offsets: Lanes, size: int, who: Lanes, now: int, block: int) -> Lanes:
-        at = self.at(offsets, size)
-        if not self.readonly:
-            mine = who[:, None]
-            self._apart(at, mine, now, block, "read")
-            again = (self.read[at] == now) & (self.reader[at] != mine)
-            self.reader[at] = np.where(again, -2, mine)
-            self.reader[at] = np.where(self.reader[at] != mine, -2, self.reader[at])
-            self.read[at] = now
-        return self.data[at]
-
-    def store(self, offsets: Lanes, values: Lanes, who: Lanes, now: int, block: int) -> None:
-        if self.readonly:
-            raise PtxError(f"{self.name} is an input and is stored to")
-        at = self.at(offsets, values.shape[1])
-        mine = who[:, None]
-        self._apart(at, mine, now, block, "written")
-        if ((self.read[at] == now) & (self.reader[at] != mine)).any():
-            raise PtxError(f"{self.name} is written while another thread reads it")
-        self.data[at] = values
-        self.writer[at], self.wrote[at], self.owner[at] = mine, now, block
-        if (self.writer[at] != mine).any():
-            raise PtxError(f"several threads write the same byte of {self.name}")
-
-    def _apart(self, at: Lanes, mine: Lanes, now: int, block: int, how: str) -> None:
-        if ((self.wrote[at] == now) & (self.writer[at] != mine)).any():
-            raise PtxError(f"{self.name} is {how} while another thread writes it")
-        if ((self.owner[at] >= 0) & (self.owner[at] != block)).any():
-            raise PtxError(f"{self.name} is {how} where another block writes")
 
 
 class Machine:
@@ -116,7 +70,7 @@ class Machine:
             r"\.shared \.align (\d+) \.(\w+) ([\w$]+)(?:\[(\d+)\])?;", text
         ):
             at = -(-self.shared_bytes // int(align)) * int(align)
-            size = np.dtype(_TYPES[kind]).itemsize * int(count or 1)
+            size = np.dtype(TYPES[kind]).itemsize * int(count or 1)
             self.shared[name] = (at, size)
             self.shared_bytes = at + size
         for part in re.split(r";|(?<=:)\n", text):
@@ -136,7 +90,7 @@ class Machine:
     ) -> None:
         """Run some of `count` blocks; `arrays`: contiguous memory of each parameter, and if it is only read."""
         memories = [
-            _Memory(n, a.reshape(-1).view(np.uint8), readonly)
+            Memory(n, a.reshape(-1).view(np.uint8), readonly)
             for n, (a, readonly) in zip(self.params, arrays, strict=True)
         ]
         for block in blocks:
@@ -155,7 +109,7 @@ class _Block:
     """The threads of one block: registers with a value each, a place in the code each."""
 
     def __init__(
-        self, machine: Machine, block: int, threads: int, count: int, memories: list[_Memory]
+        self, machine: Machine, block: int, threads: int, count: int, memories: list[Memory]
     ) -> None:
         self.m, self.block, self.n = machine, block, threads
         self.pc = np.zeros(threads, np.int64)
@@ -163,7 +117,7 @@ class _Block:
         self.now = 1 + block * (1 << 32)  # barriers of blocks differ
         self.memories = memories
         data = np.full(machine.shared_bytes, 0xA5, np.uint8)
-        self.shared = _Memory("shared memory", data, False)
+        self.shared = Memory("shared memory", data, False)
         self.registers: dict[str, Lanes] = {}
         self.special = {
             "%tid.x": np.arange(threads), "%ctaid.x": np.full(threads, block),
@@ -223,7 +177,7 @@ class _Block:
 
     def value(self, arg: str, kind: str, on: Lanes) -> Lanes:
         """An operand of the threads `on` as values of a type."""
-        dtype = np.dtype(_TYPES[kind])
+        dtype = np.dtype(TYPES[kind])
         count = int(on.sum())
         if arg in self.special:
             return self.special[arg][on].astype(dtype)
@@ -277,21 +231,21 @@ class _Block:
             high, low = (self.value(a, "f32", on).astype(np.float16) for a in s.args[1:3])
             self.set(s.args[0], np.stack([low, high], axis=1).view(np.uint32).reshape(-1), on)
         elif kind == "cvt":
-            made = _converted(self.value(s.args[1], last, on), parts)
+            made = converted(self.value(s.args[1], last, on), parts)
             if made.dtype == np.int8:  # fills the register with its sign
                 made = made.astype(np.int64)
             self.set(s.args[0], made, on)
         elif last == "pred":
             flags = [self.flag(a, on) for a in s.args[1:]]
-            self.set(s.args[0], _LOGIC[kind](*flags), on)
-        elif kind in _SHIFTS:
+            self.set(s.args[0], LOGIC[kind](*flags), on)
+        elif kind in SHIFTS:
             x, by = self.value(s.args[1], last, on), self.value(s.args[2], "u32", on)
-            self.set(s.args[0], _SHIFTS[kind](x, by), on)
+            self.set(s.args[0], SHIFTS[kind](x, by), on)
         elif kind == "dp4a":
             self.set(s.args[0], self._dp4a(s, parts, on), on)
         elif kind in ("bfe", "bfi", "prmt"):
             values = [self.value(a, "u32", on) for a in s.args[1:]]
-            self.set(s.args[0], _BITS[kind](*values), on)
+            self.set(s.args[0], BITS[kind](*values), on)
         else:
             self.set(s.args[0], self._arithmetic(s, kind, parts, on), on)
 
@@ -300,7 +254,7 @@ class _Block:
         a = [self.value(x, last, on) for x in s.args[1:]]
         with np.errstate(all="ignore"):
             if kind in ("mul", "mad"):
-                wide = np.dtype(_TYPES[last]).itemsize * 8
+                wide = np.dtype(TYPES[last]).itemsize * 8
                 if a[0].dtype.kind == "f":
                     return a[0] * a[1]
                 if "wide" in parts:
@@ -329,11 +283,11 @@ class _Block:
             if kind == "rcp":
                 return (1 / a[0]).astype(a[0].dtype)
             if kind == "div" and a[0].dtype.kind != "f":
-                return _truncated(a[0], a[1])
+                return truncated(a[0], a[1])
             if kind == "rem":
-                return a[0] - _truncated(a[0], a[1]) * a[1]
-            if kind in _PLAIN:
-                out = _PLAIN[kind](*a)
+                return a[0] - truncated(a[0], a[1]) * a[1]
+            if kind in PLAIN:
+                out = PLAIN[kind](*a)
                 return out.astype(a[0].dtype)
         raise PtxError("this machine does not know the instruction")
 
@@ -344,14 +298,14 @@ class _Block:
             odd = np.isnan(x) | np.isnan(y)
             if test in ("nan", "num"):
                 found = odd if test == "nan" else ~odd
-            elif test.endswith("u") and test[:-1] in _COMPARE:
-                found = _COMPARE[test[:-1]](x, y) | odd
+            elif test.endswith("u") and test[:-1] in COMPARE:
+                found = COMPARE[test[:-1]](x, y) | odd
             else:
-                found = _COMPARE[test](x, y) & ~odd
+                found = COMPARE[test](x, y) & ~odd
         else:
-            found = _COMPARE[{"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}.get(test, test)](x, y)
+            found = COMPARE[{"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}.get(test, test)](x, y)
         if parts[2] in ("and", "or", "xor"):
-            found = _LOGIC[parts[2]](found, self.flag(s.args[3], on))
+            found = LOGIC[parts[2]](found, self.flag(s.args[3], on))
         self.set(s.args[0], found, on)
 
     def _move(self, s: _Instruction, last: str, on: Lanes) -> None:
@@ -360,13 +314,13 @@ class _Block:
             self.set(to, self.flag(source, on), on)
         elif to.startswith("{"):
             names = _names(to)
-            size = np.dtype(_TYPES[last]).itemsize // len(names)
+            size = np.dtype(TYPES[last]).itemsize // len(names)
             raw = np.ascontiguousarray(self.value(source, last, on)).view(f"u{size}")
             for i, name in enumerate(names):
                 self.set(name, raw.reshape(-1, len(names))[:, i], on)
         elif source.startswith("{"):
             names = _names(source)
-            size = np.dtype(_TYPES[last]).itemsize // len(names)
+            size = np.dtype(TYPES[last]).itemsize // len(names)
             raw = np.stack([self.value(n, f"b{8 * size}", on) for n in names], axis=1)
             self.set(to, np.ascontiguousarray(raw).view(f"u{size * len(names)}").reshape(-1), on)
         elif s.op.startswith("cvta.shared"):
@@ -388,7 +342,7 @@ class _Block:
             at = self.value(base, "s64" if base.startswith("%rd") else "u32", on).astype(np.int64)
         at = at + offset
         width = next((int(p[1:]) for p in parts if p in ("v2", "v4")), 1)
-        size = np.dtype(_TYPES[parts[-1]]).itemsize
+        size = np.dtype(TYPES[parts[-1]]).itemsize
         who = np.nonzero(on)[0]
         if "shared" in parts or (at >= _SHARED).all():
             memory, at = self.shared, np.where(at >= _SHARED, at - _SHARED, at)
@@ -400,7 +354,7 @@ class _Block:
         names = _names(other) if other.startswith("{") else [other]
         if parts[0] == "ld":
             raw = np.ascontiguousarray(memory.load(at, size * width, who, self.now, self.block))
-            values = raw.view(_TYPES[parts[-1]]).reshape(-1, width)
+            values = raw.view(TYPES[parts[-1]]).reshape(-1, width)
             for i, name in enumerate(names):
                 wide = values[:, i].astype(np.int64) if parts[-1] == "s8" else values[:, i]
                 self.set(name, np.ascontiguousarray(wide), on)
@@ -434,8 +388,8 @@ class _Block:
         out = np.zeros((int(on.sum()), 4), np.uint32)
         for first in range(0, int(on.sum()), 32):
             part = slice(first, first + 32)
-            x = _gathered([everyone[n][part] for n in a], left, length, rows=True)
-            y = _gathered([everyone[n][part] for n in b], right, length, rows=False)
+            x = gathered([everyone[n][part] for n in a], left, length, rows=True)
+            y = gathered([everyone[n][part] for n in b], right, length, rows=False)
             z = np.zeros((16, 8), np.float64 if sums == "f32" else np.int64)
             kind = np.float32 if sums == "f32" else np.int32
             for lane in range(32):
@@ -452,50 +406,6 @@ class _Block:
         return np.ascontiguousarray(self.value(name, "b32", on))
 
 
-def isa_a(lane: int, i: int, size: int) -> tuple[int, int]:
-    """(row, column) of element i of a thread's fragment of A, whose elements have `size` bytes: the formulas
-    of the PTX ISA, "Matrix Fragments for mma.m16n8k4 / k8 / k16 / k32"."""
-    group, thread = lane >> 2, lane % 4
-    if size == 2:
-        row = group if i < 2 or 4 <= i < 6 else group + 8
-        return row, thread * 2 + (i & 1) + (8 if i >= 4 else 0)
-    if size == 4:
-        return group if i in (0, 2) else group + 8, thread if i < 2 else thread + 4
-    row = group if i < 4 or 8 <= i < 12 else group + 8
-    return row, thread * 4 + (i & 3) + (16 if i >= 8 else 0)
-
-
-def isa_b(lane: int, i: int, size: int) -> tuple[int, int]:
-    """The same for B: (row, column), its rows along the sum."""
-    group, thread = lane >> 2, lane % 4
-    if size == 2:
-        return thread * 2 + (i & 1) + (8 if i >= 2 else 0), group
-    if size == 4:
-        return (thread, group) if i == 0 else (thread + 4, group)
-    return thread * 4 + (i & 3) + (16 if i >= 4 else 0), group
-
-
-def isa_c(lane: int, i: int) -> tuple[int, int]:
-    """The same for the sums, which all types have in the same places."""
-    return (lane >> 2) + (8 if i >= 2 else 0), lane % 4 * 2 + (i & 1)
-
-
-def _gathered(words: Sequence[Lanes], kind: str, length: int, rows: bool) -> Lanes:
-    """A warp's operand from its registers; tf32 ignores the low 13 bits."""
-    types = {"f16": np.float16, "tf32": np.float32, "s8": np.int8, "u8": np.uint8}
-    dtype = np.dtype(types[kind])
-    out = np.zeros((16, length) if rows else (length, 8), dtype)
-    bits = np.stack(words, axis=1)
-    if kind == "tf32":
-        bits = bits & np.uint32(0xFFFFE000)
-    elements = np.ascontiguousarray(bits).view(dtype).reshape(32, -1)
-    place = isa_a if rows else isa_b
-    for lane in range(32):
-        for i in range(elements.shape[1]):
-            out[place(lane, i, dtype.itemsize)] = elements[lane, i]
-    return out.astype(np.float64) if dtype.kind == "f" else out.astype(np.int64)
-
-
 def _names(group: str) -> list[str]:
     return [x.strip() for x in group.strip("{}").split(",")]
 
@@ -503,80 +413,3 @@ def _names(group: str) -> list[str]:
 def _place(text: str) -> tuple[str, int]:
     base, _, offset = text.strip("[]").partition("+")
     return base.strip(), int(offset) if offset else 0
-
-
-def _converted(v: Lanes, parts: list[str]) -> Lanes:
-    """`cvt`: rounding modes between floats and integers, widening, narrowing."""
-    to = np.dtype(_TYPES[parts[-2]]) if parts[-2] != "tf32" else np.dtype(np.uint32)
-    with np.errstate(all="ignore"):
-        if parts[-2] == "tf32":
-            return (v.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
-        if v.dtype.kind == "f":
-            modes: dict[str, Callable[[Lanes], Lanes]] = {
-                "rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil,
-            }  # fmt: skip
-            for name, mode in modes.items():
-                v = mode(v) if name in parts else v
-            if to.kind != "f":
-                info = np.iinfo(to)
-                wide = np.nan_to_num(v.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf)
-                low, high = wide <= info.min, wide >= info.max
-                inside = np.where(low | high, 0, wide).astype(to)
-                return np.where(low, info.min, np.where(high, info.max, inside)).astype(to)
-        if "sat" in parts:
-            return np.clip(v, np.iinfo(to).min, np.iinfo(to).max).astype(to)
-        return v.astype(to)
-
-
-def _truncated(a: Lanes, b: Lanes) -> Lanes:
-    out = [int(abs(int(x)) // abs(int(y))) * (1 if (x < 0) == (y < 0) else -1) for x, y in zip(a, b, strict=True)]  # fmt: skip
-    return np.array(out, a.dtype)
-
-
-def _left(x: Lanes, by: Lanes) -> Lanes:
-    bits = 8 * x.dtype.itemsize
-    return np.where(by >= bits, 0, x << np.minimum(by, bits - 1).astype(x.dtype)).astype(x.dtype)
-
-
-def _right(x: Lanes, by: Lanes) -> Lanes:
-    bits = 8 * x.dtype.itemsize
-    moved = x >> np.minimum(by, bits - 1).astype(x.dtype)
-    return moved if x.dtype.kind == "i" else np.where(by >= bits, 0, moved).astype(x.dtype)
-
-
-def _prmt(a: Lanes, b: Lanes, which: Lanes) -> Lanes:
-    both = a.astype(np.uint64) | b.astype(np.uint64) << np.uint64(32)
-    out = np.zeros(a.shape, np.uint64)
-    for i in range(4):
-        pick = which.astype(np.uint64) >> np.uint64(4 * i) & np.uint64(0xF)
-        byte = both >> (pick & np.uint64(7)) * np.uint64(8) & np.uint64(0xFF)
-        sign = np.where(byte & np.uint64(0x80), np.uint64(0xFF), np.uint64(0))
-        out |= np.where(pick & np.uint64(8), sign, byte) << np.uint64(8 * i)
-    return out.astype(np.uint32)
-
-
-def _bfe(a: Lanes, start: Lanes, length: Lanes) -> Lanes:
-    mask = (np.uint64(1) << length.astype(np.uint64)) - np.uint64(1)
-    return (a.astype(np.uint64) >> start.astype(np.uint64) & mask).astype(np.uint32)
-
-
-def _bfi(a: Lanes, b: Lanes, start: Lanes, length: Lanes) -> Lanes:
-    mask = ((np.uint64(1) << length.astype(np.uint64)) - np.uint64(1)) << start.astype(np.uint64)
-    moved = a.astype(np.uint64) << start.astype(np.uint64) & mask
-    return (moved | b.astype(np.uint64) & ~mask).astype(np.uint32)
-
-
-_COMPARE: Mapping[str, Callable[[Lanes, Lanes], Lanes]] = {
-    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-    "ge": np.greater_equal,
-}  # fmt: skip
-_LOGIC: Mapping[str, Callable[..., Lanes]] = {
-    "and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor, "not": np.logical_not,
-}  # fmt: skip
-_SHIFTS: Mapping[str, Callable[[Lanes, Lanes], Lanes]] = {"shl": _left, "shr": _right}
-_BITS: Mapping[str, Callable[..., Lanes]] = {"prmt": _prmt, "bfe": _bfe, "bfi": _bfi}
-_PLAIN: Mapping[str, Callable[..., Lanes]] = {
-    "add": np.add, "sub": np.subtract, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and,
-    "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert, "neg": np.negative, "abs": np.abs,
-    "div": np.divide, "sqrt": np.sqrt,
-}  # fmt: skip
