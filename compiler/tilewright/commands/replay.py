@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
-from tilewright.codegen.llvm import to_assembly
+from tilewright.codegen.checked import require_checkable
+from tilewright.codegen.llvm import runs_here, to_assembly
 from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module
 from tilewright.commands._common import console, escape
 from tilewright.commands.fuzz import show_failure
+from tilewright.errors import AccessError, TargetError
 from tilewright.loop.text import to_text
 from tilewright.testing import case as cases
 from tilewright.testing.case import Case
 from tilewright.testing.minimise import minimise as smaller
+from tilewright.testing.native import Native
 from tilewright.testing.oracles import judge
+from tilewright.testing.worker import shared
 from tilewright.tune.admit import admit
 
 NAME = "replay"
@@ -30,6 +34,9 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="with --minimise: where to write it")
     ] = None,
+    checked: Annotated[
+        bool, typer.Option("--checked", help="first run code that checks every index")
+    ] = False,
 ) -> None:
     """Judge one case by every oracle that applies; exit code 1 if it fails."""
     wanted = [e.strip() for e in emit.split(",") if e.strip()]
@@ -41,7 +48,9 @@ def command(
         if output is not None:
             output.write_text(cases.to_json(case), encoding="utf-8")
     for what in wanted:
-        print(_code(case, what))
+        print(_code(case, what, checked))
+    if checked:
+        _run_checked(case)
     failure = judge(case)
     if failure is not None:
         show_failure(case.with_(failure=failure))
@@ -51,7 +60,20 @@ def command(
     )
 
 
-def _code(case: Case, what: str) -> str:
+def _run_checked(case: Case) -> None:
+    """Run the case's code with checks; raise `AccessError` for the first index outside its buffer."""
+    target = case.machine()
+    require_checkable(target)
+    if not runs_here(target):
+        raise TargetError(f"code for {target.name} does not run here: leave out --checked")
+    job = Native(admit(case.kernel, case.trace), target, case.arrays(), checked=True)
+    found = shared().run(job)
+    if found.problem == "outside":
+        raise AccessError(found.message)
+    console.print("checked code: every index is inside its buffer")
+
+
+def _code(case: Case, what: str, checked: bool) -> str:
     """The finished kernel of a case in one form."""
     made = admit(case.kernel, case.trace)
     if what == "ir":
@@ -63,6 +85,8 @@ def _code(case: Case, what: str) -> str:
         places.append(Place("output" if side == "out" else "input", 0, numbers[side]))
         numbers[side] += 1
     target = case.machine()
-    plan = ModulePlan("case", target, (made,), (CallSite(made.name, tuple(places), 1, False),), 0)
+    call = CallSite(made.name, tuple(places), 1, False)
+    at = 0 if checked else None
+    plan = ModulePlan("case", target, (made,), (call,), 0, fault_at=at)
     text = emit_module(plan, with_weights=False)
     return text if what == "ll" else to_assembly(text, target)

@@ -29,7 +29,8 @@ from tilewright.codegen.module import emit_module
 from tilewright.device.machines import Machine, machine
 from tilewright.errors import TargetError, ToolchainError
 from tilewright.graph.ir import Array
-from tilewright.program import Program, Tensor
+from tilewright.program import Program, Tensor, spec_of
+from tilewright.runtime.spec import FIRST_FAULT
 from tilewright.schedule.target import Board
 
 EMULATOR = "qemu-system-arm"
@@ -119,6 +120,8 @@ class BoardImage:
         magic, status, stack, steps, loop, empty, whole = _REPORT.unpack_from(data)
         if magic != _MAGIC or steps != len(program.steps) or status:
             why = {1: "the arena is misaligned", 2: "a second run gave other outputs"}
+            if status >= FIRST_FAULT and program.faults:
+                raise spec_of(program).failed(status)
             raise ToolchainError(
                 f"{program.name} on {self.machine.name}: {why.get(status, 'bad results')}"
             )

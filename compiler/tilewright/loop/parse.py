@@ -55,7 +55,14 @@ _UNARY = frozenset(get_args(UnaryOp))
 
 
 def parse(text: str) -> Kernel:
-    """The kernel of `text`; raises `IRError`."""
+    """The kernel of `text`, which may come from anywhere; raises `IRError`."""
+    try:
+        return _parse(text)
+    except (ValueError, ArithmeticError, LookupError, RecursionError) as err:
+        raise IRError(f"the kernel cannot be read: {err}") from None
+
+
+def _parse(text: str) -> Kernel:
     lines = [s for s in text.splitlines() if s.strip() and not s.lstrip().startswith("#")]
     if not lines:
         raise IRError("there is no kernel in the text")

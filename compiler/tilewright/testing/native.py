@@ -20,9 +20,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tilewright.codegen.checked import FIRST_SITE
 from tilewright.codegen.kernel import parallel_extent
 from tilewright.codegen.llvm import Jit
-from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module
+from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module, fault_texts
 from tilewright.loop.ir import Buffer, Kernel, dense_strides
 from tilewright.loop.pack import pack_array
 from tilewright.schedule.target import Target
@@ -45,6 +46,8 @@ class Native:
     side: Side = "right"
     backwards: bool = False
     faults: str = ""
+    checked: bool = False
+    """With a check before every access (`codegen.checked`)."""
     mutant: str = ""
     """A bug to plant while this is compiled (`testing.mutants`)."""
 
@@ -53,8 +56,12 @@ class Spilled(Exception):
     """The kernel wrote outside the window of a buffer, within its memory."""
 
 
+class Outside(Exception):
+    """Checked code met an index outside its buffer."""
+
+
 def execute(job: Native) -> dict[str, Array]:
-    """Values of the outputs; raises `Spilled`, or the process ends with a signal."""
+    """Values of the outputs; raises `Spilled` or `Outside`, or the process ends with a signal."""
     kernel = replace(job.kernel, name="t_kernel")
     count = parallel_extent(kernel)
     places: list[Place] = []
@@ -74,9 +81,9 @@ def execute(job: Native) -> dict[str, Array]:
         from tilewright.testing.mutants import planted
 
         with planted(job.mutant):
-            code = _compiled(kernel, job.target, tuple(places), count, job.mutant)
+            code, texts = _compiled(kernel, job, tuple(places), count)
     else:
-        code = _compiled(kernel, job.target, tuple(places), count)
+        code, texts = _compiled(kernel, job, tuple(places), count)
     step = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
         code.address("t_step0")
     )
@@ -86,31 +93,39 @@ def execute(job: Native) -> dict[str, Array]:
         )
         for base in ("input", "output")
     ]
-    context = (ctypes.c_void_p * 4)(*[ctypes.addressof(t) for t in tables], None, None)
+    record = np.zeros(2, np.int64)  # where checked code says what is wrong
+    context = (ctypes.c_void_p * 4)(
+        *[ctypes.addressof(t) for t in tables], record.ctypes.data, None
+    )
     halves = [(0, count)]
     if job.backwards and count > 1:
         halves = [(count // 2, count), (0, count // 2)]
     _watch(regions, job.faults)
     for begin, end in halves:
         step(ctypes.addressof(context), begin, end)
+        if record[0]:
+            text = texts[int(record[0]) - FIRST_SITE].replace("t_kernel", job.kernel.name, 1)
+            raise Outside(f"{text}: it is {record[1]}")
     return {r.buffer.name: r.read() for r in regions if r.out}
 
 
 def _compiled(
-    kernel: Kernel, target: Target, places: tuple[Place, ...], count: int, mutant: str = ""
-) -> Jit:
-    """Native code; that of the last few kernels is kept."""
-    key = f"{kernel!r} {target!r} {mutant}"
+    kernel: Kernel, job: Native, places: tuple[Place, ...], count: int
+) -> tuple[Jit, tuple[str, ...]]:
+    """Native code and what its checks can find; those of the last few kernels are kept."""
+    key = f"{kernel!r} {job.target!r} {job.checked} {job.mutant}"
     if key not in _kept:
         if len(_kept) >= 8:
             _kept.pop(next(iter(_kept)))
         call = CallSite(kernel.name, places, count, False)
-        plan = ModulePlan("t", target, (kernel,), (call,), 0)
-        _kept[key] = Jit(emit_module(plan, with_weights=False), target)
+        at = 0 if job.checked else None
+        plan = ModulePlan("t", job.target, (kernel,), (call,), 0, fault_at=at)
+        texts = fault_texts(plan) if job.checked else ()
+        _kept[key] = Jit(emit_module(plan, with_weights=False), job.target), texts
     return _kept[key]
 
 
-_kept: dict[str, Jit] = {}
+_kept: dict[str, tuple[Jit, tuple[str, ...]]] = {}
 
 
 class _Region:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.errors import TilewrightError
-from tilewright.testing.native import Array, Native, Spilled, execute
+from tilewright.testing.native import Array, Native, Outside, Spilled, execute
 from tilewright.tune.workers import LocalExecutor, WorkerLost, WorkerTimeout
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Outputs by name, or the `problem`: `crash`, `hang`, `spill`, `refused` (by the compiler)."""
+    """Outputs by name, or the `problem`: `crash`, `hang`, `spill`, `outside` (checked code stopped), `refused`
+    (by the compiler)."""
 
     outputs: dict[str, Array] = field(default_factory=dict[str, Array])
     problem: str = ""
@@ -55,6 +57,10 @@ class Worker:
         except Spilled as err:
             name, _, text = str(err).partition(": ")
             return Outcome(problem="spill", message=text, buffer=name)
+        except Outside as err:
+            _, verb, rest = re.split(r" (reads|writes) |$", str(err), maxsplit=1)
+            buffer = rest.split(" ")[0] if verb else ""
+            return Outcome(problem="outside", message=str(err), buffer=buffer)
         except TilewrightError as err:
             return Outcome(problem="refused", message=str(err))
 
