@@ -405,7 +405,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("parallel-race", "parallelize accepts loops whose iterations depend on each other", "tilewright.schedule.primitives.parallelize:carried", _no_check, ("cumulative_sum", "reduce_sum", "reduce_max", "scatter_elements")),
     Mutant("lanes-identity", "partial sums begin at 1", "tilewright.schedule.primitives.lanes:_identity", _identity_one, _ROWS),
     Mutant("lanes-no-rest", "partial sums leave out what the width does not divide", "primitive:lanes", _after(_lanes_without_rest), _ROWS),
-    Mutant("tails-no-last", "the tail of a parallel loop is not executed", "tilewright.tune.admit:specialize_tails", _no_last_branch),
+    Mutant("tails-no-last", "the tail of a parallel loop is not executed", "tilewright.tune.admit:specialize_tails", _no_last_branch, ("add", "copy", "relu")),
     Mutant("exp-coefficient", "one coefficient of exp is wrong", "tilewright.loop.passes.expand_math:_EXP", _scaled_exp, ("exp", "sigmoid", "softmax")),
     Mutant("sub-swapped", "operands of a subtraction are exchanged", f"{_BUILD}.binary", _swap_operands, ("sub", "softmax", "layer_norm")),
     Mutant("min-is-max", "minimum and maximum are exchanged", f"{_BUILD}._extremum", _min_is_max, ("min", "clip", "relu")),

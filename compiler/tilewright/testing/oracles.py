@@ -179,6 +179,8 @@ def _bound(s: _Subject) -> Failure | None:
             with np.errstate(all="ignore"):
                 same = (wide == values) | (np.isnan(wide) & np.isnan(values))
                 wrong = ~same & ~(np.abs(wide - values) <= errors) & np.isfinite(errors)
+            # what is only moved or negated keeps the sign of a zero
+            wrong |= (values == 0) & (errors == 0) & (np.signbit(wide) != np.signbit(values))
         if wrong.any():
             at = _first(wrong)
             return Failure(
