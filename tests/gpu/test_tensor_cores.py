@@ -136,11 +136,14 @@ def test_what_is_no_product_of_a_warp_is_refused(why: str) -> None:
         verify(parse(text.replace(*REFUSED[why])))
 
 
-def test_a_warp_that_takes_two_ways_is_refused() -> None:
+@pytest.mark.parametrize(
+    "around", ["if (index(lane):i32 < 16:i32):", "for i in lane:", "vector i in 4:"]
+)
+def test_a_warp_that_takes_two_ways_is_refused(around: str) -> None:
     text = _warp(F16, F16, 16)
     lines = text.splitlines()
     at = next(i for i, s in enumerate(lines) if s.strip().startswith("mma"))
-    lines[at : at + 1] = ["    if (index(lane):i32 < 16:i32):", "  " + lines[at]]
+    lines[at : at + 1] = [f"    {around}", "  " + lines[at]]
     with pytest.raises(IRError, match="all of them"):
         verify(parse("\n".join(lines) + "\n"))
 

@@ -203,7 +203,8 @@ class _Verifier:
     def mma(self, s: Mma, scope: _Scope) -> None:
         """All lanes of a warp take part: they are the innermost loop of threads."""
         lane = scope.threads[-1] if scope.threads else ""
-        if s.lane != Ix(0, ((lane, 1),)) or scope.loops[lane] != Ix(mma.LANES) or scope.diverged:
+        whole = s.lane == Ix(0, ((lane, 1),)) and scope.loops[lane] == Ix(mma.LANES)
+        if not whole or scope.diverged or scope.vector:
             raise self.error(f"a `mma` by {s.lane}: it wants the innermost 32 threads, all of them")
         own = mma.ranges(s)
         taken = own.keys() & (scope.loops.keys() | scope.lets.keys())
