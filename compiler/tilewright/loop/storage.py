@@ -156,12 +156,11 @@ def _small_float(value: Expr, f: _Format) -> Expr:
 
 
 def _e8m0(value: Expr) -> Expr:
-    """The exponent of the nearest power of two (ties up to the even exponent); NaN for what has none."""
+    """The exponent of the nearest power of two, ties up; NaN for what has none."""
     bits = Bitcast(value, I32)
     exponent = binary("shr", bits, _i(23))
     rest = binary("and", bits, _i(0x7FFFFF))
-    odd = binary("and", exponent, _i(1))
-    up = binary("gt", add(rest, odd), _i(0x400000))
+    up = binary("ge", rest, _i(0x400000))
     near = add(exponent, select(up, _i(1), _i(0)))
     tiny = binary("lt", bits, _i(0x800000))
     near = select(tiny, select(binary("gt", bits, _i(0x600000)), _i(1), _i(0)), near)
