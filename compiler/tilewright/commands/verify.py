@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +26,10 @@ from tilewright.commands._common import (
     progress,
 )
 from tilewright.device.linux_model import LinuxModel
+from tilewright.graph.ir import Array
 from tilewright.rebuild import check_rebuilt
 from tilewright.runtime.model import Spec, TensorSpec
+from tilewright.testing.opinions import opinions
 
 NAME = "verify"
 
@@ -46,6 +49,13 @@ def command(
         float, typer.Option(help="largest error, relative to the largest magnitude")
     ] = 1e-4,
     device: DeviceName = None,
+    opinion: Annotated[
+        bool,
+        typer.Option(
+            "--opinions",
+            help="ask everybody installed, not only where outputs differ, who is alone",
+        ),
+    ] = False,
     rebuild: Annotated[
         Path | None,
         typer.Option(
@@ -69,7 +79,7 @@ def command(
     with progress() as report:
         compiled = api.compile(path, target, shapes, device=device, progress=report, notify=notice)
     verifier = Verifier(path, compiled, tolerance)
-    failed = False
+    failed = asked = False
     if compiled.spec.states:  # one run after the other, each from where the last one left
         seeds = max(seeds, STATEFUL_RUNS)
     for seed in range(random, random + seeds):
@@ -79,6 +89,10 @@ def command(
         if result.layers or not result.passed or seed == random + seeds - 1:
             _print(result, f"seed {seed}{where}")
         failed |= not result.passed
+        if (opinion or not result.passed) and not compiled.spec.states and not asked:
+            asked = True
+            named = dict(zip((t.name for t in specs), inputs, strict=True))
+            _opinions(path, named, list(compiled.explicit(*inputs)), tolerance)
     if failed:
         raise typer.Exit(1)
     console.print(
@@ -118,6 +132,24 @@ def _artifact(directory: Path, rebuild: Path | None, target: str) -> None:
         + (f"; the same bytes as {escape(str(rebuild))} compiled again" if rebuild else ""),
         soft_wrap=True,
     )
+
+
+def _opinions(
+    path: Path, inputs: Mapping[str, Array], ours: Sequence[Array], tolerance: float
+) -> None:
+    """Who is alone about each output."""
+    found = opinions(path, inputs, ours)
+    for v in found.verdicts(tolerance):
+        if v.apart <= tolerance:
+            said = f"all agree within {v.apart:.1e}"
+        elif v.alone:
+            said = f"[red]{v.alone} is alone[/red]: {v.apart:.1e} off, others within {v.others_apart:.1e}"
+        else:
+            said = f"[red]they are {v.apart:.1e} apart[/red], and nobody is alone"
+        console.print(f"{escape(v.output)}: {said}", soft_wrap=True)
+    console.print(f"asked: {', '.join(found.outputs)}", soft_wrap=True)
+    for who, reason in found.silent.items():
+        console.print(f"no opinion of {who}: {escape(reason)}", soft_wrap=True)
 
 
 def _print(result: Report, what: str) -> None:

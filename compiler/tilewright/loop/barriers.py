@@ -19,8 +19,21 @@ import numpy.typing as npt
 
 from tilewright.core.index import Extremum, FloorDiv, Ix, Mod, bounds, simplify, variables
 from tilewright.loop import mma
-from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Let, Mma, Stmt
-from tilewright.loop.rewrite import Ranges, accesses, walk
+from tilewright.loop.ir import (
+    Alloc,
+    Block,
+    Buffer,
+    Expr,
+    For,
+    FromIndex,
+    If,
+    Kernel,
+    Let,
+    Mma,
+    Ref,
+    Stmt,
+)
+from tilewright.loop.rewrite import Ranges, accesses, children, expressions, walk
 
 Numbers = npt.NDArray[Any]
 
@@ -44,11 +57,41 @@ def has_threads(block: Block) -> bool:
 
 def runs(block: Block) -> Iterator[tuple[Block, bool]]:
     """Statements outside threads in runs: by all threads (those that start threads, names and scratch that
-    everyone needs), or by the first thread alone."""
-    for together, group in groupby(
-        block, lambda s: isinstance(s, (Alloc, Let)) or has_threads((s,))
-    ):
-        yield tuple(group), together
+    everyone needs), or by the first thread alone.
+
+    A name that only statements of one such run use is its own: the scratch it is computed from may be, too.
+    """
+    ours = [isinstance(s, (Alloc, Let)) or has_threads((s,)) for s in block]
+    for i in reversed(range(len(block))):
+        s = block[i]
+        if isinstance(s, Let):
+            users = [j for j in range(i + 1, len(block)) if s.name in _names((block[j],))]
+            ours[i] = bool(users) and any(ours[i + 1 : users[-1] + 1])
+    for together, group in groupby(zip(block, ours, strict=True), lambda pair: pair[1]):
+        yield tuple(s for s, _ in group), together
+
+
+def _names(block: Block) -> set[str]:
+    """Names that expressions, indices and extents use."""
+    found: set[str] = set()
+    stack: list[Expr] = list(expressions(block))
+    seen: set[int] = set()
+    while stack:
+        e = stack.pop()
+        if id(e) in seen:
+            continue
+        seen.add(id(e))
+        if isinstance(e, Ref):
+            found.add(e.name)
+        elif isinstance(e, FromIndex):
+            found |= variables(e.index)
+        stack.extend(children(e))
+    for _, index, _ in accesses(block):
+        found.update(*map(variables, index))
+    for s in walk(block):
+        if isinstance(s, For):
+            found |= variables(s.extent)
+    return found
 
 
 def barriers(kernel: Kernel) -> frozenset[int]:

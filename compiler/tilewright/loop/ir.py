@@ -12,6 +12,7 @@ is always the meaning of the program.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import copysign, isnan
 from typing import Literal, Union
 
 from tilewright.core.dtypes import DType
@@ -75,12 +76,24 @@ def dense(name: str, dtype: DType, shape: tuple[int, ...], space: Space = "globa
 # ---------------------------------------------------------------- expressions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Const:
-    """A literal of type `dtype`."""
+    """A literal of type `dtype`; equal to another if no computation could tell them apart: NaN equals NaN,
+    0.0 does not equal -0.0."""
 
     value: float | int | bool
     dtype: DType
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Const):
+            return NotImplemented
+        a, b = self.value, other.value
+        same = copysign(1, a) == copysign(1, b) if a == b else isnan(a) and isnan(b)
+        return same and self.dtype == other.dtype
+
+    def __hash__(self) -> int:
+        v = self.value
+        return hash((0 if isnan(v) else v, self.dtype))
 
 
 @dataclass(frozen=True, slots=True)
