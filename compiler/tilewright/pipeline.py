@@ -6,7 +6,7 @@ Each stage can be dumped as text with `dump`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from tilewright.errors import TilewrightError
 from tilewright.graph.fuse import Group, fuse
 from tilewright.graph.ir import Graph, Node
 from tilewright.graph.layout import Placement, assign_layouts
-from tilewright.graph.passes import optimize
+from tilewright.graph.passes import PASSES, optimize
 from tilewright.graph.passes.choose_variants import Chooser, choose_variants
 from tilewright.graph.plan import Allocation, MemoryPlan, plan_memory
 from tilewright.graph.text import to_text as graph_text
@@ -70,9 +70,11 @@ def build(
     name: str | None = None,
     variants: Chooser | None = None,
     library: Library | None = None,
+    without: Set[str] = frozenset(),
 ) -> Program:
     """Run all stages up to finished loop IR.
 
+    `without` names stages (`stages()`) to leave out where sizes are not open, which finds the one to blame.
     `library` holds what tuning has found out (default: the logs that ship and the user's own); `variants`
     picks other ways to compute nodes than it does.
     """
@@ -85,8 +87,17 @@ def build(
         title = name or place.graph.name
         return _Assembler(title, machine, place, groups, known, progress, dump, opened).run()
     graph = _imported(source, request.at({}), progress, notify, dump)
-    place, groups = _grouped(graph, variants or known.way, progress, dump)
-    return _Assembler(name or graph.name, machine, place, groups, known, progress, dump).run()
+    place, groups = _grouped(graph, variants or known.way, progress, dump, without)
+    assembler = _Assembler(name or graph.name, machine, place, groups, known, progress, dump)
+    assembler.reuse = "memory" not in without
+    return assembler.run()
+
+
+def stages() -> tuple[str, ...]:
+    """Stages that change no result and may be left out: passes by name, the variants of operators, views
+    without copies, fusion, memory that several values share."""
+    passes = dict.fromkeys(p.__name__ for p in PASSES)
+    return (*passes, "variants", "views", "fuse", "memory")
 
 
 def survey(
@@ -197,17 +208,21 @@ def _grouped(
     variants: Chooser,
     progress: Progress = lambda stage, fraction: None,
     dump: Path | None = None,
+    without: Set[str] = frozenset(),
 ) -> tuple[Placement, list[Group]]:
     """The optimised graph with memory orders, and what becomes one kernel each."""
     progress("optimise", 0.0)
-    optimised = optimize(graph)
-    optimised = choose_variants(optimised, variants)
+    optimised = optimize(graph, tuple(p for p in PASSES if p.__name__ not in without))
+    if "variants" not in without:
+        optimised = choose_variants(optimised, variants)
     verify_graph(optimised)
     _dump(dump, "2_optimised.graph", lambda: graph_text(optimised))
     progress("layout", 0.0)
-    place = assign_layouts(optimised)
+    rigid = {n.name for n in optimised.nodes} if "views" in without else frozenset[str]()
+    place = assign_layouts(optimised, rigid)
     # nothing is computed where there are no elements
-    groups = [group for group in fuse(place) if place.graph.types[group.output].size]
+    fused = fuse(place, "fuse" not in without)
+    groups = [group for group in fused if place.graph.types[group.output].size]
     _dump(dump, "3_groups.txt", lambda: _groups_text(place, groups))
     return place, groups
 
@@ -251,6 +266,8 @@ class _Assembler:
         self.weights = bytearray()
         self.weight_at: dict[tuple[str, str], int] = {}
         self.weight_by_bytes: dict[bytes, int] = {}
+        self.reuse = True
+        """Whether values that are not needed at the same time may share memory."""
         self.failures: list[Failure] | None = None
         """Where failures are noted; None: the first one is raised."""
 
@@ -349,8 +366,8 @@ class _Assembler:
             for v in names:
                 root = self.place.storage[v].root
                 if root not in outside:
-                    first.setdefault(root, i)
-                    last[root] = i
+                    first.setdefault(root, i if self.reuse else 0)
+                    last[root] = i if self.reuse else len(values)
         return plan_memory(
             [
                 Allocation(

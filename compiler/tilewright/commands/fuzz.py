@@ -13,11 +13,14 @@ from rich.table import Table
 
 from tilewright.commands._common import TargetName, console, errors_console, escape
 from tilewright.errors import ToolchainError
+from tilewright.graph.text import to_text as graph_text
 from tilewright.loop.text import to_text
 from tilewright.pipeline import resolve_target
 from tilewright.registry import operator, operators
 from tilewright.schedule.target import load_target
 from tilewright.testing.case import Case, to_json
+from tilewright.testing.graphs import GraphCase
+from tilewright.testing.graphs import to_json as graphs_to_json
 from tilewright.testing.subjects import load_operators
 
 if TYPE_CHECKING:
@@ -34,10 +37,17 @@ def command(
     target: TargetName = "host",
     seconds: Annotated[float, typer.Option(min=0.1, help="how long to search")] = 60.0,
     all: Annotated[bool, typer.Option("--all", help="every operator")] = False,
+    graphs: Annotated[
+        bool, typer.Option("--graphs", help="small graphs instead: passes, fusion, layout, memory")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="where the search begins")] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for failing cases")] = Path(
         "failures"
     ),
+    coverage: Annotated[
+        Path | None,
+        typer.Option(help="write what was tried as Markdown: operators and types by primitives"),
+    ] = None,
 ) -> None:
     """Draw kernels, schedules and data, and judge each by what must hold for every schedule; exit code 1 if
     anything fails.
@@ -45,6 +55,11 @@ def command(
     A failure is made small and written as JSON, which `tilewright replay` runs again anywhere.
     """
     require_hypothesis()
+    if graphs:
+        if all or names:
+            raise typer.BadParameter("--graphs draws operators of its own: name none")
+        _search_graphs(resolve_target(target).name, seconds, seed, output)
+        return
     from tilewright.testing import fuzz as search  # the only part that needs Hypothesis
 
     if all == bool(names):
@@ -63,6 +78,8 @@ def command(
 
         found = search.fuzz(chosen, machine, seconds, seed, show)
     _coverage(found)
+    if coverage is not None:
+        coverage.write_text(found.coverage.table(found.names, machine), encoding="utf-8")
     for i, case in enumerate(found.failures):
         output.mkdir(parents=True, exist_ok=True)
         path = output / f"{case.operator}_{seed}_{i}.json"
@@ -77,6 +94,46 @@ def command(
         raise typer.BadParameter("none of these operators has a sample that needs a kernel")
     if found.failures:
         raise typer.Exit(1)
+
+
+def _search_graphs(target: str, seconds: float, seed: int, output: Path) -> None:
+    """The search through whole graphs; exit code 1 if one fails."""
+    from tilewright.testing.graph_strategies import GraphReport, fuzz_graphs
+
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+        console=errors_console, transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("start")
+
+        def show(r: GraphReport) -> None:
+            bar.update(task, description=f"{r.examples} graphs, {len(r.failures)} failures")
+
+        found = fuzz_graphs(target, seconds, seed, show)
+    for i, case in enumerate(found.failures):
+        output.mkdir(parents=True, exist_ok=True)
+        path = output / f"graph_{seed}_{i}.json"
+        path.write_text(graphs_to_json(case), encoding="utf-8")
+        show_graph_failure(case, path)
+    tried = ", ".join(f"{op} {n}" for op, n in sorted(found.operators.items()))
+    console.print(f"graphs with each operator: {tried}", soft_wrap=True)
+    console.print(
+        f"{found.examples} graphs on {target} in {found.seconds:.0f} s: "
+        + (f"[red]{len(found.failures)} failures[/red]" if found.failures else "no failure")
+    )
+    if found.failures:
+        raise typer.Exit(1)
+
+
+def show_graph_failure(case: GraphCase, path: Path | None = None) -> None:
+    """A failing graph in under 25 lines."""
+    console.print(f"[red]failure[/red] of a graph: {escape(str(case.failure))}", soft_wrap=True)
+    if case.guilty:
+        console.print(f"  guilty: {escape(case.guilty)}", soft_wrap=True)
+    for line in graph_text(case.graph).splitlines()[:18]:
+        console.print(f"  {escape(line)}", soft_wrap=True)
+    if path is not None:
+        console.print(f"  replay it: tilewright replay {escape(str(path))}", soft_wrap=True)
 
 
 def require_hypothesis() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +13,11 @@ from tilewright.codegen.checked import require_checkable
 from tilewright.codegen.llvm import runs_here, to_assembly
 from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module
 from tilewright.commands._common import console, escape
-from tilewright.commands.fuzz import show_failure
+from tilewright.commands.fuzz import show_failure, show_graph_failure
 from tilewright.errors import AccessError, TargetError
 from tilewright.loop.text import to_text
 from tilewright.testing import case as cases
+from tilewright.testing import graphs
 from tilewright.testing.case import Case
 from tilewright.testing.minimise import minimise as smaller
 from tilewright.testing.native import Native
@@ -42,6 +45,12 @@ def command(
     wanted = [e.strip() for e in emit.split(",") if e.strip()]
     if any(e not in ("ir", "ll", "asm") for e in wanted):
         raise typer.BadParameter("--emit takes ir, ll and asm")
+    table = _table(file)
+    if graphs.is_graph_case(table):
+        if wanted:
+            raise typer.BadParameter("--emit is for cases of one kernel: see `compile --dump-ir`")
+        _replay_graph(file, minimise, output)
+        return
     case = cases.read(file)
     if minimise:
         case = smaller(case)
@@ -57,6 +66,30 @@ def command(
         raise typer.Exit(1)
     console.print(
         f"{escape(str(file))}: every oracle passes on {case.machine().name}", soft_wrap=True
+    )
+
+
+def _table(file: Path) -> object:
+    """The JSON in a file, or None: `case.read` says then what is wrong."""
+    try:
+        return json.loads(file.read_bytes()[: cases.MAX_BYTES])
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _replay_graph(file: Path, smaller: bool, output: Path | None) -> None:
+    """Judge a graph case, whose oracles run plain and checked code; exit code 1 if it fails."""
+    case = graphs.from_json(file.read_bytes())
+    if smaller:
+        case = graphs.minimise(case)
+        if output is not None:
+            output.write_text(graphs.to_json(case), encoding="utf-8")
+    failure = graphs.judge(case)
+    if failure is not None:
+        show_graph_failure(replace(case, failure=failure, guilty=graphs.blame(case)))
+        raise typer.Exit(1)
+    console.print(
+        f"{escape(str(file))}: the graph computes what it should on {case.target}", soft_wrap=True
     )
 
 

@@ -1,0 +1,216 @@
+"""Small graphs of operators, compiled with and without each stage of the pipeline.
+
+In: a `GraphCase`. Out: a `Failure`, or None; a smaller case; the stage to blame.
+Invariant: values are whole numbers small enough that every sum is exact, so whatever passes, layouts, fusion, the
+memory plan and threads do, results are those of the operators' references bit for bit. The arena is poisoned
+before a run: what is read before it is written shows.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from tilewright.codegen.llvm import runs_here
+from tilewright.errors import AccessError, TargetError, TilewrightError
+from tilewright.graph import interp
+from tilewright.graph.ir import Array, Graph
+from tilewright.graph.passes.eliminate_dead import eliminate_dead
+from tilewright.graph.text import parse, to_text
+from tilewright.graph.verify import verify
+from tilewright.pipeline import build, stages
+from tilewright.schedule.target import load_target
+from tilewright.session import Session
+from tilewright.testing.case import SCHEMA, Failure
+from tilewright.tune.workers import LocalExecutor, WorkerLost
+
+#: Bytes the arena is filled with before a run.
+POISONS = (0xFF, 0x00)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GraphCase:
+    """A graph whose constants are whole numbers, the target it is compiled for, the seed of its inputs."""
+
+    graph: Graph
+    target: str
+    seed: int = 0
+    guilty: str = ""
+    failure: Failure | None = None
+
+    def __repr__(self) -> str:
+        ops = ", ".join(n.op for n in self.graph.nodes)
+        return f"<graph case on {self.target}: {ops}>"
+
+    def inputs(self) -> dict[str, Array]:
+        """Whole numbers from -2 to 2."""
+        rng = np.random.default_rng(self.seed)
+        return {
+            n: rng.integers(-2, 3, self.graph.types[n].shape).astype(
+                self.graph.types[n].dtype.numpy
+            )
+            for n in self.graph.inputs
+        }
+
+
+# ---------------------------------------------------------------- judging
+
+
+class Stopped(Exception):
+    """Checked code met an index outside its buffer."""
+
+
+def compiled_results(case: GraphCase, without: Set[str], poison: int, checked: bool) -> list[Array]:
+    """Outputs of the compiled graph. Runs in a worker process."""
+    program = build(case.graph, case.target, without=without)
+    session = Session(program.with_checks() if checked else program)
+    session.arena[...] = poison
+    for out in session.outputs:
+        out.reshape(-1).view(np.uint8)[...] = poison
+    session.set_inputs(case.inputs())
+    try:
+        return session.run()
+    except AccessError as err:
+        raise Stopped(str(err)) from None
+
+
+_workers: list[LocalExecutor] = []
+
+
+def judge(case: GraphCase, without: Set[str] = frozenset()) -> Failure | None:
+    """What is wrong with the compiled graph, if anything. Raises `TargetError` if its code does not run here."""
+    if not runs_here(load_target(case.target)):
+        raise TargetError(f"graphs are run here, and code for {case.target} does not run here")
+    if not _workers:
+        _workers.append(LocalExecutor(1, 60.0))
+    want = interp.run(case.graph, case.inputs())
+    for poison, checked in ((POISONS[0], False), (POISONS[1], True)):
+        how = "checked code" if checked else "compiled"
+        try:
+            got = _workers[0].submit(compiled_results, case, without, poison, checked).result()
+        except WorkerLost as err:
+            return Failure("graph", f"{how}: {err}")
+        except (Stopped, TilewrightError) as err:
+            return Failure("graph", f"{how}: {err}")
+        for (name, expected), mine in zip(want.items(), got, strict=True):
+            wrong = mine != expected
+            if wrong.any():
+                at = tuple(int(i[0]) for i in np.nonzero(wrong))
+                text = f"{int(wrong.sum())} of {wrong.size} elements differ: {mine[at]} instead of {expected[at]}"
+                return Failure("graph", f"{how}: {text}", name, at)
+    return None
+
+
+def blame(case: GraphCase) -> str:
+    """The stage without which the case passes; the first one if there are several."""
+    every = stages()
+    if judge(case, frozenset(every)) is not None:
+        return "lowering, schedule or code generation: it fails without any graph stage"
+    for name in every:
+        if judge(case, {name}) is None:
+            return f"stage {name}"
+    return "stages together: it passes without any of them, and fails without any single one"
+
+
+# ---------------------------------------------------------------- making smaller
+
+
+def minimise(
+    case: GraphCase,
+    test: Callable[[GraphCase], Failure | None] = judge,
+    seconds: float = 60.0,
+) -> GraphCase:
+    """A case with fewer nodes that still fails."""
+    end = time.monotonic() + seconds
+    best, shrunk = case, True
+    while shrunk and time.monotonic() < end:
+        shrunk = False
+        for candidate in _smaller(best):
+            try:
+                failure = test(candidate)
+            except TilewrightError:
+                continue
+            if failure is not None:
+                best, shrunk = replace(candidate, failure=failure), True
+                break
+            if time.monotonic() > end:
+                break
+    return best
+
+
+def _smaller(case: GraphCase) -> Iterator[GraphCase]:
+    """Fewer outputs; nodes left out, their results being outputs' ends or inputs instead."""
+    g = case.graph
+    for i in range(len(g.outputs)) if len(g.outputs) > 1 else ():
+        yield from _whole(case, g, outputs=[g.outputs[i]])
+    for node in reversed(g.nodes):
+        if g.outputs != [node.outputs[0]]:
+            yield from _whole(case, g, outputs=[node.outputs[0]])
+    for k in range(len(g.nodes)):
+        made = g.clone()
+        node = made.nodes.pop(k)
+        made.inputs = [*made.inputs, *node.outputs]
+        yield from _whole(case, made, outputs=made.outputs)
+
+
+def _whole(case: GraphCase, graph: Graph, outputs: list[str]) -> Iterator[GraphCase]:
+    made = graph.clone()
+    made.outputs = list(outputs)
+    made = eliminate_dead(made)
+    read = {i for n in made.nodes for i in n.inputs}
+    made.inputs = [n for n in made.inputs if n in read]
+    try:
+        verify(made)
+    except TilewrightError:
+        return
+    if made.nodes and made.inputs and not set(made.inputs) & set(made.outputs):
+        yield replace(case, graph=made)
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def to_json(case: GraphCase) -> str:
+    """The case as JSON, complete in itself."""
+    f = case.failure
+    table = {
+        "schema": SCHEMA,
+        "kind": "graph",
+        "tilewright": metadata.version("tilewright"),
+        "target": case.target,
+        "seed": case.seed,
+        "graph": to_text(case.graph, "inline").splitlines(),
+        "guilty": case.guilty,
+        "failure": f and {"message": f.message, "buffer": f.buffer, "index": list(f.index)},
+    }
+    return json.dumps(table, indent=1) + "\n"
+
+
+def from_json(text: str | bytes) -> GraphCase:
+    """The case of a JSON text; `TilewrightError` says what is wrong with it."""
+    try:
+        table: Any = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise TilewrightError(f"the case is not JSON: {err}") from None
+    if not is_graph_case(table):
+        raise TilewrightError("the file is not a graph case of `tilewright fuzz --graphs`")
+    lines, target, seed = table.get("graph"), table.get("target"), table.get("seed")
+    good = isinstance(lines, list) and all(isinstance(line, str) for line in lines)
+    if not good or not isinstance(target, str) or not isinstance(seed, int) or seed < 0:
+        raise TilewrightError("the graph case lacks lines of `graph`, a `target` or a `seed`")
+    graph = parse("\n".join(lines))
+    verify(graph)
+    return GraphCase(graph, target, seed, str(table.get("guilty", "")))
+
+
+def is_graph_case(table: object) -> bool:
+    """Whether JSON holds a graph case rather than one of a kernel."""
+    return (
+        isinstance(table, dict) and table.get("schema") == SCHEMA and table.get("kind") == "graph"
+    )
