@@ -50,8 +50,28 @@ class Coverage:
     def empty(self, names: Sequence[str], target: Target) -> list[tuple[str, str]]:
         """(operator, primitive) that no example brought together."""
         seen = {(o, p) for o, p, _, _ in self.cells}
-        usable = [p for p in primitives() if p not in _elsewhere(target)]
-        return [(o, p) for o in names for p in usable if (o, p) not in seen]
+        return [(o, p) for o in names for p in applicable(target) if (o, p) not in seen]
+
+    def table(self, names: Sequence[str], target: Target) -> str:
+        """Markdown: a row per operator and type of result, a column per primitive; in a cell the examples
+        without a remainder + those with one, nothing where there were none."""
+        columns = ["none", *applicable(target)]
+        rows = sorted({(o, t) for o, _, t, _ in self.cells} | {(o, "") for o in names})
+        rows = [(o, t) for o, t in rows if t or not self.examples[o]]
+        lines = [
+            f"| operator | result | {' | '.join(columns)} |",
+            "|---|---|" + "---:|" * len(columns),
+        ]
+        for o, t in rows:
+            counts = [(self.cells[o, p, t, False], self.cells[o, p, t, True]) for p in columns]
+            cells = [f"{whole}+{rest}" if whole + rest else "" for whole, rest in counts]
+            lines.append(f"| {o} | {t} | {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
+
+
+def applicable(target: Target) -> list[str]:
+    """Primitives that mean something on a target."""
+    return [p for p in primitives() if p not in _elsewhere(target)]
 
 
 def _elsewhere(target: Target) -> set[str]:
@@ -102,7 +122,16 @@ def fuzz(
         left = seconds - (time.monotonic() - begin)
         if left <= 0 or (most is not None and out.examples >= most):
             break
-        failed = _round(usable, machine, turn, out, begin + seconds, test, report, most)
+        failed = _round(
+            _least_tried(usable, out.coverage),
+            machine,
+            turn,
+            out,
+            begin + seconds,
+            test,
+            report,
+            most,
+        )
         turn += 1
         if failed is not None:
             small = minimise(failed, test)
@@ -112,6 +141,11 @@ def fuzz(
         report(out)
     out.seconds = time.monotonic() - begin
     return out
+
+
+def _least_tried(names: Sequence[str], coverage: Coverage) -> list[str]:
+    """The operators of a round: those that had the fewest examples."""
+    return sorted(sorted(names, key=lambda n: (coverage.examples[n], n))[:ROUND])
 
 
 def _round(

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, get_args
 
 from hypothesis import strategies as st
 
-from tilewright.core.dtypes import BOOL
+from tilewright.core.dtypes import BOOL, F16
 from tilewright.errors import ScheduleError, TilewrightError
 from tilewright.loop.ir import Alloc, Buffer, For, Kernel
-from tilewright.loop.rewrite import loops, walk
+from tilewright.loop.rewrite import accesses, loops, walk
 from tilewright.registry import operators
 from tilewright.schedule.space import Space
 from tilewright.schedule.target import Target, load_target
-from tilewright.schedule.trace import Step, Trace, apply, primitives, step
+from tilewright.schedule.trace import Step, Trace, apply, step
 from tilewright.testing.case import Case, Data, iterations
 from tilewright.testing.data import Kind
 from tilewright.testing.oracles import outside
@@ -34,7 +35,7 @@ MOST_WORK = 400_000
 #: Statements of a drawn schedule's code: more takes LLVM long and shows nothing new.
 MOST_STATEMENTS = 1500
 #: Steps of a drawn schedule, attempts to draw a legal one.
-MOST_STEPS = 8
+MOST_STEPS, ATTEMPTS = 8, 5
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -127,14 +128,11 @@ def traces(draw: st.DrawFn, subject: Subject, target: Target) -> Trace:
         trace = list(_legal(kernel, trace))
     made = apply(kernel, trace)
     for _ in range(draw(st.integers(0, MOST_STEPS))):
-        drawn = draw(_step(made, target, len(trace)))
-        if drawn is None:
+        found = draw(_next(made, target, len(trace)))
+        if found is None:
             break
-        try:
-            made = apply(made, (drawn,))
-        except ScheduleError:
-            continue
-        trace.append(drawn)
+        trace.append(found[0])
+        made = found[1]
     while trace:  # what was drawn must be provable and of reasonable size
         try:
             if statements(admit(kernel, tuple(trace)).body) <= MOST_STATEMENTS:
@@ -173,79 +171,119 @@ def _point(draw: st.DrawFn, subject: Subject, target: Target) -> Trace:
         return _default(subject, target)
 
 
-def _step(kernel: Kernel, target: Target, count: int) -> st.SearchStrategy[Step | None]:
-    """ "Stop", or a step whose arguments name what is there."""
+@st.composite
+def _next(
+    draw: st.DrawFn, kernel: Kernel, target: Target, count: int
+) -> tuple[Step, Kernel] | None:
+    """A step that is legal now, and what it makes: the first legal one of some that name what is there."""
+    kinds = _steps(kernel, target, f"v{count}")
+    for _ in range(ATTEMPTS if kinds else 0):
+        drawn = draw(draw(st.sampled_from(kinds)))
+        try:
+            return drawn, apply(kernel, (drawn,))
+        except ScheduleError:
+            continue
+    return None
+
+
+def _steps(kernel: Kernel, target: Target, fresh: str) -> list[st.SearchStrategy[Step]]:
+    """Steps of every kind that could be legal, whose arguments name what is there."""
     names = list(loops(kernel.body))
-    if not names:
-        return st.none()
-    fresh = f"v{count}"
-    var = st.sampled_from(names)
+    consts = [p.buffer for p in kernel.params if p.role == "const" and p.buffer.dtype is not BOOL]
     lanes = target.lanes(4) if target.family != "cuda" else 32
     factor = st.one_of(st.integers(1, 9), st.sampled_from([lanes, lanes // 2 or 1, 2 * lanes]))
-    scratch = [s.buffer.name for s in walk(kernel.body) if isinstance(s, Alloc)]
-    consts = [p.buffer for p in kernel.params if p.role == "const" and p.buffer.dtype is not BOOL]
-    options: list[st.SearchStrategy[Step | None]] = [
-        st.none(),
+    options: list[st.SearchStrategy[Step]] = []
+    if consts:
+        options.append(st.sampled_from(consts).flatmap(lambda b: _pack(b, factor)))
+    if not names:
+        return options
+    var = st.sampled_from(names)
+    options += [
         st.builds(lambda v, f: step("split", v, f, f"{fresh}o", f"{fresh}i"), var, factor),
+        st.builds(lambda v, f: step("overlap", v, f, f"{fresh}o", f"{fresh}i"), var, factor),
         st.builds(lambda v: step("unroll", v), var),
         st.builds(lambda v: step("vectorize", v), var),
         st.builds(lambda v: step("parallelize", v), var),
-        st.builds(lambda p: step("reorder", list(p)), _chain(kernel)),
-        st.builds(lambda p: step("fuse", p[0], p[1], f"{fresh}f"), _pair(kernel)),
-        st.builds(lambda p: step("stage", list(p)), _chain(kernel, least=1)),
     ]
-    if scratch:
+    nests = [n for n in _nests(kernel) if len(n) > 1]
+    if nests:
+        pairs = st.sampled_from([pair for n in nests for pair in pairwise(n)])
+        options.append(st.builds(lambda p: step("fuse", *p, f"{fresh}f"), pairs))
+        orders = st.sampled_from(nests).flatmap(_order)
+        options.append(st.builds(lambda order: step("reorder", order), orders))
+    around = _around_scratch(kernel)
+    if around:
+        options.append(st.builds(lambda n: step("stage", n), st.sampled_from(around)))
+    sums = _sums(kernel)
+    if sums:
         width = st.sampled_from([2, 4, lanes, 2 * lanes])
         options.append(
-            st.builds(lambda a, v, w: step("lanes", a, v, w), st.sampled_from(scratch), var, width)
+            st.builds(lambda pair, w: step("lanes", *pair, w), st.sampled_from(sums), width)
         )
-    if consts:
-        options.append(st.sampled_from(consts).flatmap(lambda b: _pack(b, factor)))
     if target.dot:
         options.append(st.builds(lambda v: step("tensorize", v), var))
-    if "overlap" in primitives():
+    return options + (_gpu_steps(kernel, var) if target.family == "cuda" else [])
+
+
+def _gpu_steps(kernel: Kernel, var: st.SearchStrategy[str]) -> list[st.SearchStrategy[Step]]:
+    """Steps of GPUs. Tensor cores come with what the default begins with: tiles of their shape."""
+    axis = st.sampled_from(["block", "thread"])
+    options: list[st.SearchStrategy[Step]] = [
+        st.builds(lambda v, k: step("bind", v, k), var, axis),
+        st.builds(lambda v: step("cooperate", v), st.one_of(st.just(""), var)),
+    ]
+    read = [p.buffer.name for p in kernel.params if p.role != "out"]
+    if read:
+        sizes = st.sampled_from([1, 4, 32]), st.sampled_from([1, 2, 4]), st.sampled_from([0, 1])
         options.append(
-            st.builds(lambda v, f: step("overlap", v, f, f"{fresh}o", f"{fresh}i"), var, factor)
+            st.builds(lambda b, v, *n: step("share", b, v, *n), st.sampled_from(read), var, *sizes)
         )
-    if target.family == "cuda":
-        options += [
-            st.builds(lambda v, k: step("bind", v, k), var, st.sampled_from(["block", "thread"])),
-            st.builds(lambda v: step("cooperate", v), var),
-        ]
-    return st.one_of(options)
+    halves = [
+        s.buffer.name for s in walk(kernel.body) if isinstance(s, Alloc) and s.buffer.dtype is F16
+    ]
+    if halves:
+        options.append(st.builds(lambda b: step("widen", b, "f32"), st.sampled_from(halves)))
+    return options
 
 
 def _nests(kernel: Kernel) -> list[list[str]]:
     """Perfectly nested loops, outermost first."""
+    return [[f.var for f in _nest(s)] for s in walk(kernel.body) if isinstance(s, For)]
+
+
+def _nest(s: For) -> list[For]:
+    chain = [s]
+    while len(s.body) == 1 and isinstance(s.body[0], For):
+        s = s.body[0]
+        chain.append(s)
+    return chain
+
+
+def _order(nest: list[str]) -> st.SearchStrategy[list[str]]:
+    """The outer loops of a nest in any order; shrinks to as they are."""
+    return st.integers(2, len(nest)).flatmap(lambda n: st.permutations(nest[:n]))
+
+
+def _around_scratch(kernel: Kernel) -> list[list[str]]:
+    """Perfectly nested loops with scratch in the innermost one, which `stage` may keep alive."""
     found: list[list[str]] = []
     for s in walk(kernel.body):
-        if not isinstance(s, For):
-            continue
-        chain = [s.var]
-        while len(s.body) == 1 and isinstance(s.body[0], For):
-            s = s.body[0]
-            chain.append(s.var)
-        found.append(chain)
+        if isinstance(s, For):
+            nest = _nest(s)
+            if any(isinstance(x, Alloc) for x in nest[-1].body):
+                found.append([f.var for f in nest])
     return found
 
 
-@st.composite
-def _chain(draw: st.DrawFn, kernel: Kernel, least: int = 2) -> list[str]:
-    """Some loops of one nest: in another order for `reorder`, in theirs for `stage`."""
-    nests = [n for n in _nests(kernel) if len(n) >= least] or [list(loops(kernel.body))]
-    nest = draw(st.sampled_from(nests))
-    size = draw(st.integers(min(least, len(nest)), len(nest)))
-    return list(draw(st.permutations(nest[:size])) if least > 1 else nest[:size])
-
-
-@st.composite
-def _pair(draw: st.DrawFn, kernel: Kernel) -> tuple[str, str]:
-    nests = [n for n in _nests(kernel) if len(n) > 1]
-    if not nests:
-        name = next(iter(loops(kernel.body)))
-        return name, name
-    nest = draw(st.sampled_from(nests))
-    return nest[0], nest[1]
+def _sums(kernel: Kernel) -> list[tuple[str, str]]:
+    """Scratch and loops that store into it, of which `lanes` makes partial sums."""
+    scratch = {s.buffer.name for s in walk(kernel.body) if isinstance(s, Alloc)}
+    found = {
+        (name, s.var): None
+        for s in walk(kernel.body) if isinstance(s, For)
+        for name, _, stored in accesses(s.body) if stored and name in scratch
+    }  # fmt: skip
+    return list(found)
 
 
 @st.composite

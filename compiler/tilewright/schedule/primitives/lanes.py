@@ -9,7 +9,8 @@
 
 This changes the order of a sum, so it is a schedule's explicit choice (rounding depth gets smaller).
 Legal iff every update of `acc` in the loop is `acc = acc (+|*|min|max) e` or `acc = a*b + acc`, all with
-one operator, and nothing else in the loop carries a dependence.
+one operator, nothing else in the loop reads `acc` (a running sum has no partial ones) and nothing else carries
+a dependence.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ from tilewright.loop.ir import (
     Store,
     dense,
 )
-from tilewright.loop.rewrite import loads, map_block, map_loads, simplify_kernel, substitute_block
+from tilewright.loop.rewrite import (
+    accesses,
+    loads,
+    map_block,
+    map_loads,
+    simplify_kernel,
+    substitute_block,
+)
 from tilewright.schedule.legality import carried, require_loop
 
 
@@ -101,6 +109,8 @@ def _operator(body: Block, acc: str) -> tuple[BinaryOp, DType]:
     dtype: DType | None = None
     for s in body:
         if not (isinstance(s, Store) and s.buffer == acc):
+            if any(name == acc for name, _, _ in accesses((s,))):
+                raise ScheduleError(f"`{acc}` is used by more than its own updates")
             continue
         match s.value:
             case Fma(a, b, Load(buffer, (), t)) if buffer == acc:
