@@ -178,7 +178,7 @@ def _import(name: str, node: ImportNode) -> Sequence[str]:
     gates, _, states = _CELLS[name]
     t, w = node.type(0), node.type(1)
     if t.rank != 3 or w.rank != 3 or w.shape[2] != t.shape[2] or w.shape[1] % gates:
-        raise node.fail(f"its input is {t} and its weights are {w}: the shapes do not fit")
+        raise ModelError(f"its input is {t} and its weights are {w}: the shapes do not fit")
     hidden = w.shape[1] // gates
     if int(node.attr("hidden_size", hidden)) != hidden:
         raise node.fail(f"hidden_size is {node.attr('hidden_size')}, but the weights are {w}")

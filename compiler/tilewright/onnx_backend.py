@@ -20,6 +20,7 @@ from onnx.backend.base import BackendRep, namedtupledict
 from tilewright.api import CompiledModel
 from tilewright.errors import ModelError
 from tilewright.frontend.counted import counted
+from tilewright.frontend.sequences import member_names
 from tilewright.frontend.specialise import specialise_onnx
 from tilewright.graph.ir import Array
 from tilewright.pipeline import build
@@ -33,15 +34,22 @@ class _Variant:
     """The model compiled for some shapes and values of inputs."""
 
     shapes: Mapping[str, tuple[int, ...]]
+    lengths: Mapping[str, int]
+    """Of inputs that are sequences; -1 for an empty optional."""
     fixed: Mapping[str, Array]
+    layout: Sequence[int]
     model: CompiledModel
     outputs: Sequence[str]
     types: Sequence[np.dtype[Any]]
 
-    def fits(self, inputs: Mapping[str, Array]) -> bool:
-        return all(inputs[n].shape == s for n, s in self.shapes.items()) and all(
-            inputs[n].dtype == v.dtype and inputs[n].tobytes() == v.tobytes()
-            for n, v in self.fixed.items()
+    def fits(self, inputs: Mapping[str, Array], lengths: Mapping[str, int]) -> bool:
+        return (
+            self.lengths == lengths
+            and all(inputs[n].shape == s for n, s in self.shapes.items())
+            and all(
+                inputs[n].dtype == v.dtype and inputs[n].tobytes() == v.tobytes()
+                for n, v in self.fixed.items()
+            )
         )
 
 
@@ -62,10 +70,10 @@ class PreparedModel(BackendRep):
 
         Raises `ModelError` for a model that is not supported or inputs that do not fit it.
         """
-        given = self._named(inputs)
-        variant = next((v for v in self._variants if v.fits(given)), None)
+        given, lengths = self._named(inputs)
+        variant = next((v for v in self._variants if v.fits(given, lengths)), None)
         if variant is None:
-            variant = self._compiled(given)
+            variant = self._compiled(given, lengths)
             self._variants = [variant, *self._variants][:MAX_VARIANTS]
         results = variant.model(*(given[t.name] for t in variant.model.inputs))
         # types that only store values come as their bits
@@ -73,7 +81,7 @@ class PreparedModel(BackendRep):
         by_name = dict(zip(variant.outputs, typed, strict=True))
         for name, (count, axis) in counted(variant.outputs).items():
             by_name[name] = by_name[name][(slice(None),) * axis + (slice(int(by_name[count])),)]
-        own = [by_name[name] for name in variant.outputs[: len(self.outputs)]]
+        own = _gathered([by_name[name] for name in variant.outputs], variant.layout)
         return tuple(namedtupledict("Outputs", self.outputs)(*own))
 
     @property
@@ -86,7 +94,8 @@ class PreparedModel(BackendRep):
         """Whether the last compilation fixed every input, so that the results are constants."""
         return bool(self._variants) and 0 < len(self.inputs) == len(self.fixed)
 
-    def _named(self, inputs: Any) -> dict[str, Array]:
+    def _named(self, inputs: Any) -> tuple[dict[str, Array], dict[str, int]]:
+        """Arrays by name, members of sequences included, and the lengths of those."""
         if isinstance(inputs, Mapping):
             given: Mapping[str, Any] = inputs
         else:
@@ -95,20 +104,36 @@ class PreparedModel(BackendRep):
                 raise ModelError(f"the model has {len(self.inputs)} inputs, got {len(items)}")
             given = dict(zip(self.inputs, items, strict=False))
         out: dict[str, Array] = {}
+        lengths: dict[str, int] = {}
         for name, value in given.items():
+            if value is None or isinstance(value, list):
+                members = value or []
+                lengths[name] = -1 if value is None else len(members)
+                arrays = map(np.asarray, members)
+                out.update(zip(member_names(name, len(members)), arrays, strict=True))
+                continue
             if not isinstance(value, np.ndarray | np.generic):
                 kind = type(value).__name__
                 raise ModelError(f"input `{name}` is a {kind}, only tensors are supported")
             out[name] = np.asarray(value)
-        return out
+        return out, lengths
 
-    def _compiled(self, inputs: Mapping[str, Array]) -> _Variant:
-        special = specialise_onnx(self.model, inputs)
+    def _compiled(self, inputs: Mapping[str, Array], lengths: Mapping[str, int]) -> _Variant:
+        special = specialise_onnx(self.model, inputs, lengths)
         graph = special.graph
         types = [graph.types[o].dtype.numpy for o in graph.outputs]
         model = CompiledModel(build(graph, self.target), self.threads)
         shapes = {n: a.shape for n, a in inputs.items()}
-        return _Variant(shapes, special.fixed, model, graph.outputs, types)
+        return _Variant(shapes, lengths, special.fixed, special.layout, model, graph.outputs, types)
+
+
+def _gathered(values: Sequence[Array], layout: Sequence[int]) -> list[Any]:
+    """The model's outputs: tensors, sequences as lists, None for empty optionals."""
+    left = iter(values)
+    return [
+        next(left) if count == -2 else None if count == -1 else [next(left) for _ in range(count)]
+        for count in layout
+    ]
 
 
 class Backend(OnnxBackend):

@@ -285,6 +285,12 @@ def test_functions_that_explode() -> None:
 # ---------------------------------------------------------------- problems
 
 
+def endless() -> onnx.GraphProto:
+    """The body of a loop that goes on as long as its condition does."""
+    values = [helper.make_empty_tensor_value_info(n) for n in ("i", "go", "v")]
+    return helper.make_graph([], "body", values, values[1:])
+
+
 def several_problems() -> onnx.ModelProto:
     return model(
         [
@@ -292,7 +298,7 @@ def several_problems() -> onnx.ModelProto:
             node("Celuu", ["a"], ["b"], name="unknown"),
             node("Relu", ["b"], ["c"], name="behind"),
             node("Conv", ["v", "w"], ["d"], name="volume", auto_pad="SOME"),
-            node("Loop", ["", "b_c", "x"], ["e"], name="loop", body=helper.make_graph([], "body", [], [])),
+            node("Loop", ["", "b_c", "x"], ["e"], name="loop", body=endless()),
             node("Mystery", ["e"], ["f"], name="foreign", domain="com.example"),
             node("Sum", ["c", "f"], ["y"], name="end"), node("Identity", ["d"], ["z"]),
         ],
@@ -306,7 +312,7 @@ def test_all_problems_at_once() -> None:
     assert set(found) == {"unknown", "volume", "loop", "foreign"}
     assert found["unknown"].hint == "check its name, ONNX has no such operator"
     assert "auto_pad SOME is not one of" in found["volume"].reason
-    assert found["loop"].reason.startswith("loops whose length")
+    assert found["loop"].reason.startswith("how often it runs is not bounded")
     assert found["foreign"].op_type == "com.example::Mystery"
     with pytest.raises(UnsupportedError) as err:
         load_onnx(several_problems())

@@ -14,6 +14,7 @@ import tflite
 
 from tilewright.frontend.composed import COMPOSED
 from tilewright.frontend.constants import CONSTANTS
+from tilewright.frontend.control import CONTROL
 from tilewright.frontend.domains import OTHER_DOMAINS
 from tilewright.frontend.qoperator import QOPERATORS
 from tilewright.frontend.schema import MICROSOFT
@@ -50,7 +51,7 @@ def _onnx(domain: str, name: str, function: bool) -> str:
     if domain == "" and (name in {*CONSTANTS, "Constant", "Range", "Shape", "Size"}):
         return CONSTANT
     if domain == "" and (
-        name in {*onnx_importers(), *STRUCTURAL, *QOPERATORS, *COMPOSED, "If", "Loop", "Scan"}
+        name in {*onnx_importers(), *STRUCTURAL, *QOPERATORS, *COMPOSED, *CONTROL}
     ):
         return COMPILED
     return BY_FUNCTION if function else MISSING

@@ -19,6 +19,7 @@ from tilewright.errors import ModelError, TilewrightError, UnsupportedError
 from tilewright.frontend import limits, nested
 from tilewright.frontend.composed import COMPOSED
 from tilewright.frontend.constants import CONSTANTS
+from tilewright.frontend.control import CONTROL
 from tilewright.frontend.counted import count_name
 from tilewright.frontend.domains import OTHER_DOMAINS
 from tilewright.frontend.functions import body_of
@@ -30,6 +31,7 @@ from tilewright.frontend.problems import MALFORMED, Problem
 from tilewright.frontend.qoperator import QOPERATORS
 from tilewright.frontend.reading import functions_of
 from tilewright.frontend.schema import MICROSOFT, check_node
+from tilewright.frontend.sequences import NOTHING, is_optional, member_names, member_type, sequence
 from tilewright.frontend.structural import REFUSED, STRUCTURAL
 from tilewright.frontend.tensors import read_tensor
 from tilewright.graph.ir import Array, Graph, Node, TensorType
@@ -64,6 +66,10 @@ class Importer:
         self.versions = {str(o.domain): int(o.version) for o in model.opset_import if o.domain}
         self.fixed: Mapping[str, Array] = {}
         """Inputs that are constants of this import, by name."""
+        self.lengths: Mapping[str, int] = {}
+        """How many members inputs have that are sequences; -1 for an optional without an element."""
+        self.layout: list[int] = []
+        """The same for each output of the model; -2 for a tensor."""
         self.undecided: set[str] = set()
         """Inputs whose values would have had to be known to import nodes that could not be."""
 
@@ -75,7 +81,7 @@ class Importer:
         if not g.output:
             raise ModelError("the model's graph has no outputs: the file is empty or damaged")
         names = self.initializers(g, "")
-        infos = [i for i in g.input if i.name not in names]
+        infos = self.flattened([i for i in g.input if i.name not in names], names)
         types = input_types(infos, self.shapes, self.notify)
         for name, t in types.items():
             names[name] = name
@@ -92,9 +98,9 @@ class Importer:
         renamed: dict[str, str] = {}
         for name in results:
             if name in names:
-                value = names[name]
-                self.output(name, renamed.get(value, value))
-                renamed.setdefault(value, graph.outputs[-1])
+                for shown, value in self.shown(name, names[name]):
+                    self.output(shown, renamed.get(value, value))
+                    renamed.setdefault(value, graph.outputs[-1])
             elif not self.problems:
                 raise ModelError(
                     f"output `{name}` is not computed by any node: the file is damaged"
@@ -102,6 +108,36 @@ class Importer:
         self.counts()
         graph.drop_unused()
         return graph
+
+    def flattened(
+        self, infos: Sequence[onnx.ValueInfoProto], names: dict[str, str]
+    ) -> list[onnx.ValueInfoProto]:
+        """The model's inputs as tensors; `names` gains sequences and optionals, of the given lengths."""
+        out: list[onnx.ValueInfoProto] = []
+        for info in infos:
+            inner = member_type(info)
+            length = self.lengths.get(str(info.name), -2)
+            if inner is None or (length == -2 and not is_optional(info)):
+                out.append(info)
+            elif length == -2:
+                out.append(onnx.ValueInfoProto(name=info.name, type=inner))
+            elif length == -1:
+                names[str(info.name)] = NOTHING
+            else:
+                own = member_names(str(info.name), length)
+                out += [onnx.ValueInfoProto(name=n, type=inner) for n in own]
+                names[str(info.name)] = sequence(self.builder, own)
+        return out
+
+    def shown(self, name: str, value: str) -> list[tuple[str, str]]:
+        """What the model's output `name` becomes: itself, or the members of a sequence."""
+        found = self.builder.sequences.get(value)
+        self.layout.append(-1 if value == NOTHING else -2 if found is None else len(found))
+        if value == NOTHING:
+            return []
+        if found is None:
+            return [(name, value)]
+        return list(zip(member_names(name, len(found)), found, strict=True))
 
     def counts(self) -> None:
         """One more output for every value the outputs need that is padded to a bound: its valid size."""
@@ -170,7 +206,7 @@ class Importer:
     def guarded(self, n: onnx.NodeProto, name: str, scope: Scope) -> Sequence[str]:
         """The node's results; none, and a problem, if it cannot be imported."""
         before = len(self.problems)
-        self.builder.asked.clear()
+        outer, self.builder.asked = self.builder.asked, []
         try:
             results = self.node(n, name, scope)
         except UnsupportedError as err:
@@ -190,6 +226,8 @@ class Importer:
             if len(self.problems) == before:
                 reason = f"its output {wanted} is not supported: at most {len(results)} can be used"
                 self.problem(n, name, reason, "remove that output")
+        finally:
+            self.builder.asked = outer
         return ()
 
     def node(self, n: onnx.NodeProto, name: str, scope: Scope) -> Sequence[str]:
@@ -202,8 +240,8 @@ class Importer:
         other = OTHER_DOMAINS.get((n.domain, n.op_type))
         if other is not None:
             return other(view)
-        if n.op_type == "If" and n.domain in ("", "ai.onnx"):
-            return nested.branch(self, view)
+        if n.op_type in CONTROL and n.domain in ("", "ai.onnx"):
+            return CONTROL[n.op_type](self, view)
         problem = self.unknown(n, name)
         if problem is not None:
             found = self.expanded(n, name, scope)
@@ -259,7 +297,7 @@ class Importer:
         """The problem with a node that no importer takes."""
         if n.op_type in REFUSED and n.domain in _DOMAINS:
             return Problem(name, _shown(n), REFUSED[n.op_type], "")
-        known = n.op_type in {*_OWN, *onnx_importers(), "If"}
+        known = n.op_type in {*_OWN, *CONTROL, *onnx_importers()}
         if n.domain == "com.microsoft" and onnx.defs.has(n.op_type):
             known = n.op_type in MICROSOFT  # the same name need not mean the same there
         if known and n.domain in _DOMAINS:

@@ -16,6 +16,8 @@ from tilewright.errors import ModelError
 from tilewright.frontend import limits
 from tilewright.frontend.node import ForeignNode, Scope
 from tilewright.frontend.order import in_order, subgraphs
+from tilewright.frontend.problems import Problem
+from tilewright.frontend.sequences import make
 
 if TYPE_CHECKING:
     from tilewright.frontend.importer import Importer
@@ -32,40 +34,84 @@ def branch(importer: Importer, node: ForeignNode) -> Sequence[str]:
         return _inline(importer, node, chosen, "then" if chosen is then else "else")
     if node.type(0).size != 1:
         raise node.fail(f"the condition is {node.type(0)}: it must be one bool")
-    results = [_inline(importer, node, g, n) for g, n in ((then, "then"), (other, "else"))]
+    return _both(importer, node, then, other)
+
+
+def _both(
+    importer: Importer, node: ForeignNode, then: onnx.GraphProto, other: onnx.GraphProto
+) -> Sequence[str]:
+    """Both branches, and a choice for every result. A branch that no input of these shapes can take, because
+    its own operators do not fit them, is left out."""
+    before = len(importer.problems)
+    results: list[list[str]] = []
+    broken: list[list[Problem]] = []
+    for g, which in ((then, "then"), (other, "else")):
+        results.append(_inline(importer, node, g, which))
+        broken.append(importer.problems[before:])
+        del importer.problems[before:]
+    misfits = [bool(b) and all(p.broken for p in b) for b in broken]
+    if sum(misfits) == 1 and all(results[i] for i, bad in enumerate(misfits) if not bad):
+        bad = misfits.index(True)
+        which = ("then", "else")[bad]
+        importer.notify(
+            f"node `{node.name}` (If): its {which} branch cannot run with these shapes "
+            f"({broken[bad][0].reason}), the other one is taken whatever the condition is"
+        )
+        return results[1 - bad]
+    importer.problems += [*broken[0], *broken[1]]
     if not all(results):
         return ()
     if len(results[0]) != len(results[1]):
         raise ModelError("the branches have different numbers of outputs: the file is damaged")
-    return [_select(node, a, b) for a, b in zip(*results, strict=True)]
+    condition = node.inputs[0]
+    return [select(node, condition, a, b) for a, b in zip(*results, strict=True)]
 
 
-def _select(node: ForeignNode, a: str, b: str) -> str:
-    """`a` where the run-time condition holds, else `b`."""
+def select(node: ForeignNode, condition: str, a: str, b: str) -> str:
+    """`a` where the run-time condition, a value of one element, holds, else `b`."""
+    sequences = node.builder.sequences
+    if a == b:
+        return a
+    if a in sequences and b in sequences and len(sequences[a]) == len(sequences[b]):
+        pairs = zip(sequences[a], sequences[b], strict=True)
+        return make(node, [select(node, condition, x, y) for x, y in pairs])
+    known = node.builder.graph.types
+    if a not in known or b not in known:
+        raise node.fail(
+            "it chooses between sequences of different lengths, and the condition is known only at run "
+            "time: make it a constant"
+        )
     ta, tb = node.type_of(a), node.type_of(b)
     if ta != tb:
         raise node.fail(
             f"the branches give {ta} and {tb}, and the condition is known only at run time: make "
             "both the same shape"
         )
-    condition = node.inputs[0]
-    if node.type(0).rank > ta.rank:
+    if node.type_of(condition).rank > ta.rank:
         (condition,) = node.add("reshape", [condition], {"shape": ()})
     return node.add("where", [condition, a, b])[0]
 
 
 def _inline(importer: Importer, node: ForeignNode, g: onnx.GraphProto, which: str) -> list[str]:
     """Results of a branch; none if a problem in it was reported."""
+    stored = importer.initializers(g, f"{node.name}/{which}/")
+    return inline(importer, node, g, which, stored)
+
+
+def inline(
+    importer: Importer, node: ForeignNode, g: onnx.GraphProto, which: str, given: Mapping[str, str]
+) -> list[str]:
+    """Results of a nested graph whose own names `given` are known; none if a problem in it was reported."""
     outer = dict(node.scope.names)
     scope = node.scope.inner(f"{node.name}/{which}", outer)
-    for n in g.node:  # a branch may reuse names of the other branch or of another If
+    for n in g.node:  # a nested graph may reuse names of another one
         for o in n.output:
             outer.pop(str(o), None)
-    outer.update(importer.initializers(g, scope.prefix))
+    outer.update(given)
     results = [str(o.name) for o in g.output]
     before = len(importer.problems)
     importer.nodes(in_order(g.node, set(outer), results, scope.depth), scope)
-    return _results(importer, outer, results, before, f"the {which} branch")
+    return _results(importer, outer, results, before, f"the {which} graph")
 
 
 def _results(

@@ -49,6 +49,8 @@ class Builder:
     folded_bytes: int = 0
     counts: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     """Values padded to a bound -> (how many slices are valid, along which axis)."""
+    sequences: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Names that stand for sequences -> their members."""
     asked: list[str] = field(default_factory=list[str])
     """Values that the node at hand wanted to know at compile time, and that are not known."""
 
@@ -119,6 +121,8 @@ class Builder:
             name.get(v, v): (name.get(count, count), axis)
             for v, (count, axis) in self.counts.items()
         }
+        for members in self.sequences.values():
+            members[:] = [name.get(v, v) for v in members]
         if old in g.constants:
             g.constants[new] = g.constants.pop(old)
         for i in range(len(g.nodes) - 1, -1, -1):
@@ -166,9 +170,11 @@ class ForeignNode:
     def type(self, i: int) -> TensorType:
         if not self.has(i):
             raise self.fail(f"input {i} is missing: repair the model")
-        return self.builder.graph.types[self.inputs[i]]
+        return self.type_of(self.inputs[i])
 
     def type_of(self, value: str) -> TensorType:
+        if value.startswith("%") and value not in self.builder.graph.types:
+            raise self.fail("a sequence or an optional is not a tensor: repair the model")
         return self.builder.graph.types[value]
 
     def const(self, i: int) -> Array | None:

@@ -7,7 +7,7 @@ Invariant: the graph computes what the model does for every input that agrees wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tilewright.errors import ModelError, UnsupportedError
@@ -18,14 +18,21 @@ from tilewright.graph.ir import Array, Graph
 
 @dataclass(frozen=True, slots=True)
 class Specialised:
-    """A graph without the inputs `fixed`, whose values are compiled in."""
+    """A graph without the inputs `fixed`, whose values are compiled in. `layout`: per output of the model
+    how many of the graph's it becomes, as a sequence; -1 for an empty optional, -2 for a tensor."""
 
     graph: Graph
     fixed: Mapping[str, Array]
+    layout: Sequence[int]
 
 
-def specialise_onnx(source: Source, inputs: Mapping[str, Array]) -> Specialised:
+def specialise_onnx(
+    source: Source, inputs: Mapping[str, Array], lengths: Mapping[str, int]
+) -> Specialised:
     """Import a model for the shapes of `inputs` and, where nodes ask for them, for their values.
+
+    `lengths`: how many members sequences have, which are among `inputs` under `sequences.member_names`; -1 for
+    an empty optional.
 
     Raises `UnsupportedError` for nodes that are not supported whatever the values are, `ModelError` for a
     broken file or an input of the wrong type.
@@ -35,7 +42,7 @@ def specialise_onnx(source: Source, inputs: Mapping[str, Array]) -> Specialised:
     fixed: dict[str, Array] = {}
     while True:
         importer = Importer(model, folder_of(source), name_of(source), shapes, lambda m: None)
-        importer.fixed = fixed
+        importer.fixed, importer.lengths = fixed, lengths
         graph = importer.run()
         for name in graph.inputs:
             if name not in inputs:
@@ -45,7 +52,7 @@ def specialise_onnx(source: Source, inputs: Mapping[str, Array]) -> Specialised:
             if graph.types[name].dtype.numpy != inputs[name].dtype:
                 raise ModelError(f"input `{name}` is {graph.types[name]}, got {inputs[name].dtype}")
         if not importer.problems:
-            return Specialised(graph, fixed)
+            return Specialised(graph, fixed, importer.layout)
         more = importer.undecided.intersection(inputs)
         if not more:
             problems = importer.problems

@@ -31,8 +31,10 @@ def identity(node: ImportNode) -> Sequence[str]:
 
 
 def dropout(node: ImportNode) -> Sequence[str]:
-    """Inference: the input; the mask, if wanted, keeps everything."""
-    if node.has(2) and node.need_const(2, "the training mode").reshape(-1)[0]:
+    """Inference, or nothing is dropped: the input; the mask, if wanted, keeps everything."""
+    training = node.has(2) and node.need_const(2, "the training mode").reshape(-1)[0]
+    ratio = node.need_const(1, "the ratio").reshape(-1)[0] if training and node.has(1) else 0.5
+    if training and ratio:
         raise node.fail("Dropout in training mode is random: export the model for inference")
     if node.output_count > 1:
         t = node.type(0)
@@ -84,22 +86,18 @@ STRUCTURAL: dict[str, Callable[[ImportNode], Sequence[str]]] = {
     "Range": range_,
 }
 
-_LOOPS = "loops whose length is known only at run time are not supported: unroll it when exporting"
-_SEQUENCES = "sequences of tensors are not supported: use Split or Concat in the model"
 _RANDOM = "random numbers are not supported: make them an input of the model"
+_IMAGES = "image files are not decoded: give the model pixels"
 _STRINGS = "strings are not supported: compute this step outside the model"
 
 #: ONNX operators that need what a static dataflow graph does not have -> reason and what to do.
 REFUSED: dict[str, str] = {
-    "Loop": _LOOPS, "Scan": _LOOPS,
-    **dict.fromkeys(
-        ("SequenceConstruct", "SequenceEmpty", "SequenceAt", "SequenceInsert", "SequenceErase",
-         "SequenceLength", "SequenceMap", "SplitToSequence", "ConcatFromSequence", "Optional",
-         "OptionalGetElement", "OptionalHasElement"), _SEQUENCES,
-    ),
     **dict.fromkeys(
         ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
          "Multinomial"), _RANDOM,
+    ),
+    **dict.fromkeys(
+        ("ImageDecoder",), _IMAGES,
     ),
     **dict.fromkeys(
         ("StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch", "TfIdfVectorizer"),
