@@ -169,6 +169,24 @@ kernel k(a: f32[64], out c: f32[64])
         simt.run(parse(text.format(index="63 - u")), arrays)
 
 
+def test_all_threads_compute_from_what_all_have() -> None:
+    """A name that threads use is computed by each of them: not from scratch that the first one wrote."""
+    kernel = parse("""\
+kernel k(a: f32[64], out c: f32[64])
+  block b in 1:
+    alloc s: f32[1] in register
+    s[0] = a[0]:f32
+    let v = s[0]:f32
+    thread u in 64:
+      c[u] = v:f32
+""")
+    arrays = {n: np.ones(64, np.float32) for n in ("a", "c")}
+    with pytest.raises(IRError, match="each has its own"):
+        simt.run(kernel, arrays)
+    with pytest.raises(IRError, match="each has its own"):
+        _ptx(kernel)
+
+
 def test_a_name_read_from_memory_may_meet() -> None:
     """Iterations touch elements that nobody can tell apart: they wait."""
     kernel = parse("""\

@@ -22,8 +22,8 @@ from tilewright.codegen.values import memory_type
 from tilewright.core.index import Ix, bounds, variables
 from tilewright.errors import IRError
 from tilewright.loop.barriers import barriers, runs
-from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Mma, span
-from tilewright.loop.rewrite import accesses, walk
+from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Let, Mma, span
+from tilewright.loop.rewrite import accesses, loads, walk
 from tilewright.schedule.target import Target
 
 _TID = "llvm.nvvm.read.ptx.sreg.tid.x"
@@ -133,6 +133,8 @@ class _CudaEmitter(Emitter):
         self.attributes = attributes
         self.globals: list[str] = []
         self.private = _private_dims(kernel.body)
+        found = [s.buffer for s in walk(kernel.body) if isinstance(s, Alloc)]
+        self.scratch = {b.name for b in found if b.space != "shared"}
         self.inside_threads = False
         self.tid = self.block_index = ""
         self.barriers = barriers(kernel)
@@ -218,12 +220,23 @@ class _CudaEmitter(Emitter):
 
     def statement(self, stmt: object) -> None:
         """A statement; a block's threads wait for each other before it where they must."""
-        if not self.inside_threads and id(stmt) in self.barriers:
-            self.barrier()
+        if not self.inside_threads:
+            self.require_common(stmt)
+            if id(stmt) in self.barriers:
+                self.barrier()
         if isinstance(stmt, Mma):
             emit_mma(self, stmt)
         else:
             super().statement(stmt)
+
+    def require_common(self, stmt: object) -> None:
+        """What all threads compute may not come from scratch that only one of them has written."""
+        value = stmt.value if isinstance(stmt, Let) else stmt.cond if isinstance(stmt, If) else None
+        for x in loads(value) if value is not None else ():
+            if x.buffer in self.scratch:
+                raise IRError(
+                    f"{self.kernel.name}: all threads read {x.buffer}, of which each has its own"
+                )
 
     def barrier(self) -> None:
         self.declare(f"declare void @{_BARRIER}(i32)")
