@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tilewright.core.dtypes import F32
@@ -140,6 +140,7 @@ def test_batch_norm_folds_away() -> None:
     check(g)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other work may run beside
 @given(
     st.lists(
         st.tuples(st.integers(1, 1000), st.integers(0, 20), st.integers(0, 8)),

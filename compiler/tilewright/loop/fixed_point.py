@@ -22,7 +22,7 @@ def high_product(
     value: Expr = cast(x, I64) if wide else x
     if shift:
         value = binary("shl", value, const(shift, value.dtype))
-    product = binary("mul", cast(value, I64), cast(multiplier, I64))
+    product: Expr = binary("mul", cast(value, I64), cast(multiplier, I64))
     if rounded:
         product = add(product, const(1 << 31, I64))
     return cast(binary("shr", product, const(32, I64)), I32)
