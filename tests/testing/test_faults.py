@@ -140,3 +140,10 @@ def test_traps_are_outcomes(trap: str) -> None:
         found = run(own, kernel)
         assert found.problem == "crash" and signal in found.message, found
         assert not run(own, COPY).problem, "the next run finds a new process, without the bug"
+
+
+def test_code_that_is_not_optimised_computes_the_same() -> None:
+    """What blames LLVM's optimiser compares with this."""
+    with Worker(seconds=20, optimised=False) as plain:
+        found = run(plain, COPY)
+        assert np.array_equal(found.outputs["y"], np.arange(1, 9, dtype=np.float32))

@@ -24,7 +24,7 @@ def _initialize() -> None:
     llvm.initialize_native_asmparser()
 
 
-def _machine(target: Target, jit: bool = False) -> llvm.TargetMachine:
+def _machine(target: Target, jit: bool = False, opt: int = 3) -> llvm.TargetMachine:
     _initialize()
     try:
         backend = llvm.Target.from_triple(target.triple)
@@ -33,20 +33,25 @@ def _machine(target: Target, jit: bool = False) -> llvm.TargetMachine:
     return backend.create_target_machine(
         cpu=target.cpu,
         features=target.features,
-        opt=3,
+        opt=opt,
         reloc="default" if jit else "static" if target.board else "pic",
         codemodel="jitdefault" if jit else "default",
         jit=jit,
     )
 
 
-def _optimised(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
+def _parsed(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
     try:
         module = llvm.parse_assembly(text)
         module.data_layout = str(machine.target_data)  # before anything folds sizes of pointers
         module.verify()
     except RuntimeError as err:
         raise ToolchainError(f"internal error: LLVM rejected the generated code: {err}") from None
+    return module
+
+
+def _optimised(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
+    module = _parsed(text, machine)
     options = llvm.PipelineTuningOptions(speed_level=2)
     options.loop_vectorization = False
     options.slp_vectorization = False
@@ -130,11 +135,14 @@ def _section(elf: bytearray, name: str) -> tuple[int, int]:
 
 
 class Jit:
-    """A module running in this process; keep the object alive as long as its functions are used."""
+    """A module running in this process; keep the object alive as long as its functions are used.
 
-    def __init__(self, text: str, target: Target) -> None:
-        machine = _machine(target, jit=True)
-        module = _optimised(text, machine)
+    Code that is not `optimised` is what tells whether the optimiser is to blame for a failure.
+    """
+
+    def __init__(self, text: str, target: Target, optimised: bool = True) -> None:
+        machine = _machine(target, jit=True, opt=3 if optimised else 0)
+        module = _optimised(text, machine) if optimised else _parsed(text, machine)
         self._engine = llvm.create_mcjit_compiler(module, machine)
         self._engine.finalize_object()
 

@@ -25,6 +25,7 @@ from tilewright.schedule.trace import Step, Trace, apply
 from tilewright.testing.case import Case, Data, Failure, iterations
 from tilewright.testing.oracles import INTERPRETED, judge, pack_all
 from tilewright.testing.ring import ring
+from tilewright.testing.worker import Worker
 
 Judge = Callable[[Case], Failure | None]
 
@@ -174,7 +175,7 @@ def _put(block: Block, path: tuple[int, ...], *new: Stmt) -> Block:
 
 
 def blame(case: Case) -> str:
-    """The first stage whose result is wrong: `step 2: split(...)`, a loop pass, or code generation."""
+    """The first stage whose result is wrong: `step 2: split(...)`, a loop pass, code generation, or LLVM."""
     stages = list(_stages(case.kernel, case.trace))
     ringed = _ringed(case)
     if ringed is not None and iterations(case.kernel) <= INTERPRETED:
@@ -189,7 +190,10 @@ def blame(case: Case) -> str:
             continue
         if failure is not None:
             where = f"step {n}: {case.trace[n - 1]}" if n else "the kernel without a schedule"
-            return f"code generation, beginning with {where}"
+            with Worker(optimised=False) as plain:
+                right = judge(part, plain) is None
+            what = "LLVM's optimiser (right without it)" if right else "code generation"
+            return f"{what}, beginning with {where}"
     return "code generation"
 
 

@@ -48,6 +48,8 @@ class Native:
     faults: str = ""
     checked: bool = False
     """With a check before every access (`codegen.checked`)."""
+    optimised: bool = True
+    """Whether LLVM may optimise the code."""
     mutant: str = ""
     """A bug to plant while this is compiled (`testing.mutants`)."""
 
@@ -113,7 +115,7 @@ def _compiled(
     kernel: Kernel, job: Native, places: tuple[Place, ...], count: int
 ) -> tuple[Jit, tuple[str, ...]]:
     """Native code and what its checks can find; those of the last few kernels are kept."""
-    key = f"{kernel!r} {job.target!r} {job.checked} {job.mutant}"
+    key = f"{kernel!r} {job.target!r} {job.checked} {job.optimised} {job.mutant}"
     if key not in _kept:
         if len(_kept) >= 8:
             _kept.pop(next(iter(_kept)))
@@ -121,7 +123,7 @@ def _compiled(
         at = 0 if job.checked else None
         plan = ModulePlan("t", job.target, (kernel,), (call,), 0, fault_at=at)
         texts = fault_texts(plan) if job.checked else ()
-        _kept[key] = Jit(emit_module(plan, with_weights=False), job.target), texts
+        _kept[key] = Jit(emit_module(plan, with_weights=False), job.target, job.optimised), texts
     return _kept[key]
 
 

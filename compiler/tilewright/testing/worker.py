@@ -36,8 +36,8 @@ class Outcome:
 class Worker:
     """One worker process; use it as a context, or `close` it."""
 
-    def __init__(self, seconds: float = 10.0, mutant: str = "") -> None:
-        self._mutant = mutant
+    def __init__(self, seconds: float = 10.0, mutant: str = "", optimised: bool = True) -> None:
+        self._mutant, self._optimised = mutant, optimised
         self._executor = LocalExecutor(1, seconds)
         self._folder = tempfile.TemporaryDirectory(prefix="tilewright-worker-")
         self._faults = Path(self._folder.name) / "fault.json"
@@ -46,9 +46,9 @@ class Worker:
         """Run one job; never raises for what the code does."""
         self._faults.unlink(missing_ok=True)
         try:
-            future = self._executor.submit(
-                execute, replace(job, faults=str(self._faults), mutant=self._mutant)
-            )
+            faults, fast = str(self._faults), job.optimised and self._optimised
+            whole = replace(job, faults=faults, mutant=self._mutant, optimised=fast)
+            future = self._executor.submit(execute, whole)
             return Outcome(future.result())
         except WorkerTimeout:
             return Outcome(problem="hang", message="the kernel does not end")
