@@ -80,8 +80,7 @@ def judge(case: Case) -> Verdict:
             got = prepared.run(inputs)
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                rtol = max(case.source.rtol, *(_step(w) for w in wanted), 0.0)
-                Runner.assert_similar_outputs(wanted, got, rtol, case.source.atol)
+                _compare(wanted, got, case.source.rtol, case.source.atol)
     except TilewrightError as err:
         outcome, reason = "refused", str(err)
     except AssertionError as err:
@@ -97,6 +96,18 @@ def judge(case: Case) -> Verdict:
         prepared.constant if prepared is not None else False,
         time.perf_counter() - start,
     )
+
+
+def _compare(wanted: Sequence[Any], got: Sequence[Any], rtol: float, atol: float) -> None:
+    """Raise `AssertionError` unless results agree; lists are compared member by member."""
+    assert len(wanted) == len(got), f"{len(got)} results, not {len(wanted)}"
+    for w, g in zip(wanted, got, strict=True):
+        if isinstance(w, list | tuple) and isinstance(g, list | tuple):
+            _compare(w, g, rtol, atol)
+        elif w is None or g is None:
+            assert w is g, f"{type(g).__name__}, not {type(w).__name__}"
+        else:
+            Runner.assert_similar_outputs([w], [g], max(rtol, _step(w)), atol)
 
 
 def _step(wanted: Any) -> float:

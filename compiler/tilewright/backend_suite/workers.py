@@ -6,6 +6,7 @@ Invariant: every case gets exactly one verdict.
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import time
@@ -65,6 +66,7 @@ def _start(cases: Sequence[Case]) -> _Worker:
 
 
 def _serve(pipe: Connection, cases: Sequence[Case]) -> None:
+    faulthandler.disable()
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 2)  # what a crashing library says would disturb the table
     while True:

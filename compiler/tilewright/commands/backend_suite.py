@@ -102,9 +102,21 @@ def _print(verdicts: Sequence[Verdict]) -> None:
 
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
-    """The table of the docs."""
+    """The tables of the docs: outcomes by kind, and refusals by reason."""
     head = ("cases", "pass", "refused", "wrong", "crash", "values", "constant")
     lines = [f"| kind | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for kind, n in _rows(verdicts):
         lines.append(f"| {kind} | {' | '.join(str(n[c]) for c in head)} |")
+    reasons = Counter(_reason(v.reason) for v in verdicts if v.outcome == "refused")
+    lines += ["", "| refused | operator | reason |", "|---|---|---|"]
+    for (op, why), count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
+        lines.append(f"| {count} | {op} | {why} |")
     return "\n".join(lines)
+
+
+def _reason(text: str) -> tuple[str, str]:
+    """Operator and reason of a refusal, without the names of the model's nodes and values."""
+    where = re.match(r"node `[^`]*` \(([^)]*)\): (.*)", text, re.DOTALL)
+    op, why = (where[1], where[2]) if where else ("", text)
+    why = re.sub(r" \(and \d+ more: .*", "", why)
+    return op, re.sub(r"^input `[^`]*`", "an input", why).replace("|", "/")
