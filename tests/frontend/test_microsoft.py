@@ -53,7 +53,7 @@ def test_what_it_does_not_have_is_refused(made: Any, says: str) -> None:
     assert problem.node == "it" and says in problem.reason and problem.broken
 
 
-@pytest.mark.parametrize("op", ["Relu", "Conv", "Pad", "If", "BiasGelu", "Constant"])
+@pytest.mark.parametrize("op", ["Relu", "Conv", "Pad", "If", "BiasDropout", "Constant"])
 def test_the_same_name_elsewhere_is_another_operator(op: str) -> None:
     assert op not in MICROSOFT
     (problem,) = check_onnx(one(op, ["x"]))
@@ -62,8 +62,9 @@ def test_the_same_name_elsewhere_is_another_operator(op: str) -> None:
 
 def test_the_table_has_only_what_somebody_imports() -> None:
     from tilewright.frontend.qoperator import QOPERATORS
+    from tilewright.frontend.transformer import TRANSFORMERS
 
-    assert set(MICROSOFT) <= {*onnx_importers(), *QOPERATORS}
+    assert set(MICROSOFT) <= {*onnx_importers(), *QOPERATORS, *TRANSFORMERS}
 
 
 # ---------------------------------------------------------------- other readers

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.frontend.transformer import TRANSFORMERS, simplified_norm
 from tilewright.graph.ir import TensorType
 from tilewright.registry import ImportNode
 
@@ -135,4 +136,6 @@ OTHER_DOMAINS: dict[tuple[str, str], Importer] = {
     ("ai.onnx.preview.training", "Momentum"): _optimiser(1, _momentum),
     ("ai.onnx.ml", "ArrayFeatureExtractor"): _feature_extractor,
     ("ai.onnx.ml", "Binarizer"): _binarizer,
+    ("", "SimplifiedLayerNormalization"): simplified_norm,
+    **{("com.microsoft", name): importer for name, importer in TRANSFORMERS.items()},
 }

@@ -220,12 +220,15 @@ class Importer:
             reason = f"its attributes or inputs are malformed ({type(err).__name__}: {said})"
             self.problem(n, name, reason, "repair the model", broken=True)
         else:
-            wanted = _wanted(n)
-            if len(results) >= wanted:
+            lost = next(
+                (i for i, o in enumerate(n.output) if o and not any(results[i : i + 1])), None
+            )
+            if lost is None:
                 return results
             if len(self.problems) == before:
-                reason = f"its output {wanted} is not supported: at most {len(results)} can be used"
-                self.problem(n, name, reason, "remove that output")
+                self.problem(
+                    n, name, f"its output {lost + 1} is not supported", "remove that output"
+                )
         finally:
             self.builder.asked = outer
         return ()
@@ -248,7 +251,8 @@ class Importer:
             if not found:
                 self.problems.append(problem)
             return found
-        known = _OWN.get(n.op_type)
+        known = onnx_importers().get(_shown(n)) if n.domain else None
+        known = known or _OWN.get(n.op_type)
         try:
             results = (known or onnx_importers()[n.op_type])(view)
         except UnsupportedError:
@@ -300,7 +304,7 @@ class Importer:
         known = n.op_type in {*_OWN, *CONTROL, *onnx_importers()}
         if n.domain == "com.microsoft" and onnx.defs.has(n.op_type):
             known = n.op_type in MICROSOFT  # the same name need not mean the same there
-        if known and n.domain in _DOMAINS:
+        if (known and n.domain in _DOMAINS) or (n.domain and _shown(n) in onnx_importers()):
             return None
         hint = "replace it in the model, or add an operator file (docs/operators.md)"
         if not n.domain and not onnx.defs.has(n.op_type):

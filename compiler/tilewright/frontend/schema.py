@@ -34,6 +34,15 @@ _WINDOW = {
     "auto_pad": "STRING", "channels_last": "INT", "kernel_shape": "INTS", "pads": "INTS", "strides": "INTS",
 }  # fmt: skip
 _ZEROS = frozenset({2, 4})  # zero points of (x, scale, zero?, scale, zero?)
+_TRANSPOSED = ("transA", "transB", "transBatchA", "transBatchB")
+_MASKED = {
+    "num_heads": "INT", "scale": "FLOAT", "mask_filter_value": "FLOAT", "unidirectional": "INT"
+}  # fmt: skip
+_PACKED = {
+    "qkv_hidden_sizes": "INTS", "do_rotary": "INT", "rotary_embedding_dim": "INT",
+    "past_present_share_buffer": "INT",
+}  # fmt: skip
+_ROTARY = ("interleaved", "num_heads", "rotary_embedding_dim", "is_packed_batching")
 _BINARY = Signature(7, 8, {}, frozenset({2, 5, 7}))
 
 #: Operators of com.microsoft that are imported, as ONNX Runtime's ContribOperators.md describes them.
@@ -62,6 +71,15 @@ MICROSOFT: Mapping[str, Signature] = {
     "QLinearSoftmax": Signature(5, 5, {"axis": "INT", "opset": "INT"}, _ZEROS),
     "QLinearConcat": Signature(5, 1 << 20, {"axis": "INT"}),
     "QLinearWhere": Signature(9, 9),
+    "SkipLayerNormalization": Signature(3, 5, {"epsilon": "FLOAT"}, frozenset({3, 4})),
+    "SkipSimplifiedLayerNormalization": Signature(3, 4, {"epsilon": "FLOAT"}, frozenset({3})),
+    "FastGelu": Signature(1, 2, {}, frozenset({1})),
+    "BiasGelu": Signature(2, 2),
+    "QuickGelu": Signature(1, 1, {"alpha": "FLOAT"}),
+    "FusedMatMul": Signature(2, 2, {"alpha": "FLOAT", **dict.fromkeys(_TRANSPOSED, "INT")}),
+    "Attention": Signature(2, 7, {**_MASKED, **_PACKED}, frozenset({2, 3, 4, 5, 6})),
+    "MultiHeadAttention": Signature(1, 10, _MASKED, frozenset(range(1, 10))),
+    "RotaryEmbedding": Signature(4, 4, {"scale": "FLOAT", **dict.fromkeys(_ROTARY, "INT")}),
 }  # fmt: skip
 
 
