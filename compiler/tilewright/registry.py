@@ -154,7 +154,7 @@ class Operator:
     flops      (input types, attrs) -> floating-point operations, for profiles
     depth      (input types, attrs) -> length of the longest sum, for error bounds
     quantized  makes integer nodes for a float node between quantised tensors, True if it can
-    onnx       ONNX operator type -> importer
+    onnx       ONNX operator type -> importer; of another domain than ONNX's own `domain::Type`
     alone      the kernel reads elements of its result again (`KernelBuilder.result`), or stores them more
                than once: nothing may be fused behind it
     fold_on_import  whether constant operands make a constant at once, before any pass sees the node

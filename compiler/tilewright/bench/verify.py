@@ -101,7 +101,7 @@ class Verifier:
                 "ONNX Runtime",
             )
         if self.reference is None:
-            missing = "is not installed" + (" or lacks an operator" if self.stepwise else "")
+            missing = "is not installed or lacks an operator"
             self.reference_name = f"the NumPy interpreter ({self.reference_name} {missing})"
 
     def verify(self, inputs: Sequence[Array]) -> Report:
@@ -231,7 +231,7 @@ def layer_error(a: Array, b: Array) -> float:
 
 
 def onnxruntime_reference(source: Path | bytes, inner: set[str]) -> Reference | None:
-    """Runs the model in ONNX Runtime, unoptimised; None where it is not installed."""
+    """Runs the model in ONNX Runtime, unoptimised; None where it is not installed or lacks an operator."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
     ort: Any = importlib.import_module("onnxruntime")
@@ -239,7 +239,11 @@ def onnxruntime_reference(source: Path | bytes, inner: set[str]) -> Reference | 
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     shown = expose(source, inner)
-    session = ort.InferenceSession(shown.data, options, providers=["CPUExecutionProvider"])
+    state: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    try:
+        session = ort.InferenceSession(shown.data, options, providers=["CPUExecutionProvider"])
+    except (state.Fail, state.InvalidGraph, state.NotImplemented):
+        return None
     names = [*shown.outputs, *shown.inner]
 
     def run(inputs: Mapping[str, Array]) -> tuple[list[Array], dict[str, Array]]:
