@@ -65,7 +65,8 @@ BROKEN: dict[str, tuple[str, Callable[[ModelProto], object]]] = {
     "no outputs": ("has no outputs", lambda m: m.graph.ClearField("output")),
     "empty graph": ("has no outputs", lambda m: m.graph.Clear()),
     "unknown output": ("output `q` is not computed", lambda m: m.graph.output.append(onnx.ValueInfoProto(name="q"))),
-    "old opset": ("uses opset 6", lambda m: setattr(m.opset_import[0], "version", 6)),
+    "opset 0": ("opset 0", lambda m: setattr(m.opset_import[0], "version", 0)),
+    "an opset that cannot be": ("opset 4611686018427387904", lambda m: setattr(m.opset_import[0], "version", 1 << 62)),
     "no opset": ("does not say which opset", lambda m: m.ClearField("opset_import")),
     "attribute of a wrong type": ("`strides` is STRING, but must be INTS", lambda m: attribute(m, "strides", "two")),
     "float for ints": ("`strides` is FLOATS, but must be INTS", lambda m: attribute(m, "strides", [1.5, 1.0])),
@@ -216,13 +217,14 @@ def test_mutated_files(name: str) -> None:
     """Whatever happens to the bytes: a graph or a ModelError."""
     data = conv(strides=[1, 1]).SerializeToString() if name == "conv" else small(name)
     rng = np.random.default_rng(3)
-    for _ in range(300):
+    for i in range(200):
         broken = mutated(data, rng)
         try:
             load_onnx(broken)
         except ModelError as err:
             assert "\n" not in str(err)
-        check_onnx(broken)
+        if i % 50 == 0:
+            check_onnx(broken)
 
 
 # ---------------------------------------------------------------- external data
@@ -260,6 +262,8 @@ def test_external_data_is_read(tmp_path: Path) -> None:
         ("linked/w.bin", {}, "outside the model's folder"),
         ("loop", {}, "cannot be opened|not a path"),
         ("pipe", {}, "not a regular file"),
+        ("hard.bin", {}, "hard links"),
+        ("sub/../hard.bin", {}, "hard links|cannot be opened"),
         ("folder", {}, "not a regular file"),
         ("", {}, "outside the model's folder"),
         (".", {}, "not a regular file"),
@@ -286,6 +290,8 @@ def test_external_data_is_refused(
     (home / "linked").symlink_to(tmp_path)
     (home / "loop").symlink_to(home / "loop")
     os.mkfifo(home / "pipe")
+    (tmp_path / "secret.bin").write_bytes(W.tobytes())
+    (home / "hard.bin").hardlink_to(tmp_path / "secret.bin")
     with pytest.raises(ModelError, match=message):
         load_onnx(external(home, location, **more))
 
@@ -341,7 +347,7 @@ def test_shaken_models(name: str) -> None:
     """Readable files that make no sense: a verified graph or a ModelError."""
     data = conv(strides=[1, 1]).SerializeToString() if name == "conv" else small(name)
     rng = np.random.default_rng(5)
-    for _ in range(300):
+    for i in range(200):
         m = onnx.load_from_string(data)
         for _ in range(int(rng.integers(1, 4))):
             shaken(m, rng)
@@ -349,4 +355,5 @@ def test_shaken_models(name: str) -> None:
             verify(load_onnx(m))
         except ModelError as err:
             assert "\n" not in str(err)
-        check_onnx(m)
+        if i % 50 == 0:
+            check_onnx(m)

@@ -2,8 +2,8 @@
 
 In: the model's folder, a location from the file, and how many bytes the tensor needs. Out: those bytes,
 or a `ModelError`.
-Invariant: nothing outside the model's own folder is ever read, whatever links say, and nothing is read
-that the tensor does not need.
+Invariant: nothing outside the model's own folder is ever read, whatever links say (hard links are refused:
+nobody can tell where else they are), and nothing is read that the tensor does not need.
 """
 
 from __future__ import annotations
@@ -22,19 +22,23 @@ def read_external(
 
     `length` is what the model declares (None: to the end of the file); it must be `want`.
     """
-    path = _inside(folder, location, what)
+    root, path = _inside(folder, location, what)
     try:
-        # The path is resolved: a link that appears in its place in the meantime is not followed.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK)
+        handle = _open(root, path)
     except OSError as err:
         raise ModelError(
             f"{what} lies in `{location}`, which cannot be opened ({err.strerror}): put it beside "
             "the model"
         ) from None
     status = os.fstat(handle)
+    refused = ""
     if not stat.S_ISREG(status.st_mode):
+        refused = "which is not a regular file: refused"
+    elif status.st_nlink > 1:  # one of them may lie where the model must not look
+        refused = "a file with several names (hard links): refused, make a copy of it"
+    if refused:
         os.close(handle)
-        raise ModelError(f"{what} lies in `{location}`, which is not a regular file: refused")
+        raise ModelError(f"{what} lies in `{location}`, {refused}")
     with os.fdopen(handle, "rb") as f:
         size = status.st_size
         count = size - offset if length is None else length
@@ -52,8 +56,27 @@ def read_external(
         return f.read(want)
 
 
-def _inside(folder: Path | None, location: str, what: str) -> Path:
-    """The file's real path, which lies in the model's folder."""
+def _open(root: Path, path: Path) -> int:
+    """Open a resolved path below `root` one folder after the other: a link that appears in the place of
+    one of them in the meantime is not followed."""
+    nofollow = getattr(os, "O_NOFOLLOW", 0)
+    final = os.O_RDONLY | os.O_NONBLOCK | nofollow
+    if os.open not in os.supports_dir_fd:
+        return os.open(path, final)
+    *folders, name = path.relative_to(root).parts or (".",)
+    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | nofollow, dir_fd=at)
+            os.close(at)
+            at = inner
+        return os.open(name, final, dir_fd=at)
+    finally:
+        os.close(at)
+
+
+def _inside(folder: Path | None, location: str, what: str) -> tuple[Path, Path]:
+    """The model's real folder, and the file's real path, which lies in it."""
     if folder is None:
         raise ModelError(
             f"{what} lies in the file `{location}`, but the model was not read from a folder: "
@@ -69,4 +92,4 @@ def _inside(folder: Path | None, location: str, what: str) -> Path:
             f"{what} points to `{location}`, outside the model's folder: refused, move the data "
             "beside the model"
         )
-    return path
+    return root, path

@@ -18,6 +18,8 @@ MAX_RANK = 16
 #: Nodes after inlining of functions and branches (small files can describe huge graphs).
 MAX_NODES = 200_000
 MAX_DEPTH = 32
+#: Of all loops together: every one becomes nodes.
+MAX_ITERATIONS = 4096
 #: A constant that no operator computes (a range, a filled tensor) has at most so many elements.
 MAX_FOLDED_ELEMENTS = 1 << 24
 #: All constants that one import computes (not reads) together: so many bytes, and so many for each byte
@@ -81,3 +83,12 @@ def check_opset(version: int) -> int:
     if not 0 <= version <= MAX_OPSET:
         raise ModelError(f"the model uses opset {version}, which cannot be: the file is damaged")
     return version
+
+
+def check_iterations(count: int) -> None:
+    """Whether loops run sensibly often."""
+    if count > MAX_ITERATIONS:
+        raise ModelError(
+            f"the model's loops run more than {MAX_ITERATIONS} times in all: as each iteration becomes "
+            "nodes of its own, that is not supported"
+        )

@@ -40,6 +40,8 @@ class _Body:
     def run(self, given: Sequence[str]) -> list[str]:
         """The results of one iteration; none if a problem in it was reported."""
         limits.check_nodes(self.count)
+        self.importer.builder.iterations += 1  # of all loops, as they nest
+        limits.check_iterations(self.importer.builder.iterations)
         names = {str(i.name): v for i, v in zip(self.graph.input, given, strict=True)}
         self.count += 1
         which = f"{self.count - 1}"

@@ -47,6 +47,8 @@ class Builder:
     stored_bytes: int = 0
     """Of all tensors that were read from the file."""
     folded_bytes: int = 0
+    iterations: int = 0
+    """Of loops that were unrolled."""
     counts: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     """Values padded to a bound -> (how many slices are valid, along which axis)."""
     sequences: dict[str, list[str]] = field(default_factory=dict[str, list[str]])

