@@ -10,10 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tilewright.frontend.einsum import einsum
 from tilewright.frontend.fourier import dft, stft
+from tilewright.frontend.ngrams import max_unpool, tf_idf
 from tilewright.registry import ImportNode
 
 COMPOSED: Mapping[str, Callable[[ImportNode], Sequence[str]]] = {
     "Einsum": einsum,
     "DFT": dft,
     "STFT": stft,
+    "TfIdfVectorizer": tf_idf,
+    "MaxUnpool": max_unpool,
 }

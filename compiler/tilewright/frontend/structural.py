@@ -100,7 +100,7 @@ REFUSED: dict[str, str] = {
         ("ImageDecoder",), _IMAGES,
     ),
     **dict.fromkeys(
-        ("StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch", "TfIdfVectorizer"),
+        ("StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch"),
         _STRINGS,
     ),
 }  # fmt: skip
