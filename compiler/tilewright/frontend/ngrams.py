@@ -11,6 +11,7 @@ from math import prod
 
 import numpy as np
 
+from tilewright.graph.ir import Attrs
 from tilewright.registry import ImportNode
 
 #: Comparisons that counting n-grams may take.
@@ -116,7 +117,7 @@ def max_unpool(node: ImportNode) -> Sequence[str]:
     (empty,) = node.add("expand", [zero], {"shape": (prod(shape),)})
     flat = {"shape": (t.size,)}
     (values,), (at,) = (node.add("reshape", [node.inputs[i]], flat) for i in (0, 1))
-    attrs = {"axis": 0, "reduction": "none"}
+    attrs: Attrs = {"axis": 0, "reduction": "none"}
     (y,) = node.add("scatter_elements", [empty, at, values], attrs)
     (y,) = node.add("reshape", [y], {"shape": shape})
     if not node.has(2):
@@ -125,5 +126,5 @@ def max_unpool(node: ImportNode) -> Sequence[str]:
     after = tuple(w - n for w, n in zip(wanted, shape, strict=True))
     if min(after) < 0:
         raise node.fail(f"the result {list(shape)} does not fit into {wanted}: repair the model")
-    pad = {"before": (0,) * len(after), "after": after, "mode": "constant", "value": 0.0}
+    pad: Attrs = {"before": (0,) * len(after), "after": after, "mode": "constant", "value": 0.0}
     return node.add("pad", [y], pad)
