@@ -46,10 +46,16 @@ def _compute(
     return select(cond.broadcast(index), a.broadcast(index), b.broadcast(index))
 
 
+#: Of OneHot: its positions are a constant.
+_MOST_CLASSES = 1 << 22
+
+
 def _one_hot(node: ImportNode) -> Sequence[str]:
     """`on` where the position along the new axis is the index, which may count from the end, else `off`."""
     t = node.type(0)
     depth = int(node.need_const(1, "the depth").reshape(-1)[0])
+    if not 0 <= depth <= _MOST_CLASSES:
+        raise node.fail(f"the depth is {depth}: 0 to {_MOST_CLASSES} are supported")
     axis = axis_of(node.attr("axis", -1), t.rank + 1)
     (index,) = node.add("cast", [node.inputs[0]], {"to": "i64"})
     zero, end = (node.constant(np.asarray(n, np.int64), "bound") for n in (0, depth))

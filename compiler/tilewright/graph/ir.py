@@ -106,10 +106,13 @@ class Graph:
         """A value name that is not in use yet, derived from `hint`."""
         if hint not in self.types:
             return hint
-        k = 1
-        while f"{hint}.{k}" in self.types:
-            k += 1
-        return f"{hint}.{k}"
+        taken, free = 0, 1  # an unrolled loop asks for thousands: gallop, then halve
+        while f"{hint}.{free}" in self.types:
+            taken, free = free, 2 * free
+        while free - taken > 1:
+            k = (taken + free) // 2
+            taken, free = (k, free) if f"{hint}.{k}" in self.types else (taken, k)
+        return f"{hint}.{free}"
 
     def add_constant(self, hint: str, array: Array) -> str:
         """Add a constant and return its name."""
