@@ -34,11 +34,12 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     return dict(known.shapes) if known else {}
 
 
-def inputs_for(graph: Graph) -> dict[str, Array]:
+def inputs_for(graph: Graph, name: str) -> dict[str, Array]:
     specs = [
         TensorSpec(n, graph.types[n].shape, graph.types[n].dtype.numpy.name) for n in graph.inputs
     ]
-    return dict(zip(graph.inputs, make_inputs(specs, graph, 0), strict=True))
+    given = zoo()[name].given if name in zoo() else {}
+    return dict(zip(graph.inputs, make_inputs(specs, graph, 0, given), strict=True))
 
 
 def expected(path: Path, inputs: dict[str, Array]) -> dict[str, Array]:
@@ -65,7 +66,7 @@ def assert_close(got: dict[str, Array], want: dict[str, Array]) -> None:
 def test_agrees_with_onnxruntime(path: Path) -> None:
     graph = load_onnx(path, shapes_of(path))
     verify(graph)
-    inputs = inputs_for(graph)
+    inputs = inputs_for(graph, path.stem)
     want = expected(path, inputs)
     assert_close(run(graph, inputs), want)
     optimised = optimize(graph)

@@ -24,6 +24,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from tilewright.errors import TilewrightError
 
@@ -50,6 +54,15 @@ class ZooModel:
     file: str = ""
     """Name of the file, by default that of the model with `.onnx`."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+
+    values: Mapping[str, int | float] = field(default_factory=dict[str, "int | float"])
+    """What scalar inputs must be for the model to make sense (a sampling rate)."""
+
+    @property
+    def given(self) -> dict[str, npt.NDArray[Any]]:
+        """`values` as arrays: whole numbers as int64, others as float32."""
+        kinds = {int: np.int64, float: np.float32}
+        return {n: np.asarray(v, kinds[type(v)]) for n, v in self.values.items()}
 
     @property
     def filename(self) -> str:

@@ -86,6 +86,11 @@ def locate(name: str, shapes: Sequence[str] | None) -> tuple[Path, Shapes]:
     return fetch(model), {**model.shapes, **given}
 
 
+def known_values(name: str) -> dict[str, Any]:
+    """Inputs that the zoo says a model must be given; nothing for other models."""
+    return zoo_model(name).given if name in zoo() and not Path(name).exists() else {}
+
+
 def escape(text: str) -> str:
     """Text whose brackets are no markup."""
     return text.replace("[", r"\[")

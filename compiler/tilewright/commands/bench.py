@@ -28,6 +28,7 @@ from tilewright.commands._common import (
     Threads,
     console,
     escape,
+    known_values,
     locate,
     notice,
     progress,
@@ -119,7 +120,7 @@ def _one(
     path, shapes = locate(name, shape)
     with progress() as report:
         compiled = api.compile(path, target, shapes, threads, progress=report, notify=notice)
-        inputs = make_inputs(compiled.inputs, compiled.program.graph, 0)
+        inputs = make_inputs(compiled.inputs, compiled.program.graph, 0, known_values(name))
         by_name = {t.name: a for t, a in zip(compiled.inputs, inputs, strict=True)}
         case = Case(path, by_name, [t.name for t in compiled.outputs], threads)
         expected = compiled(*inputs)

@@ -21,6 +21,7 @@ from tilewright.commands._common import (
     TargetName,
     console,
     escape,
+    known_values,
     locate,
     notice,
     progress,
@@ -84,7 +85,7 @@ def command(
         seeds = max(seeds, STATEFUL_RUNS)
     for seed in range(random, random + seeds):
         specs, where = _inputs_of(compiled.spec, seed - random, seed)
-        inputs = make_inputs(specs, compiled.program.graph, seed)
+        inputs = make_inputs(specs, compiled.program.graph, seed, known_values(model))
         result = verifier.verify(inputs)
         if result.layers or not result.passed or seed == random + seeds - 1:
             _print(result, f"seed {seed}{where}")
