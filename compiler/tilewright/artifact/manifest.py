@@ -107,6 +107,7 @@ def to_json(manifest: Manifest) -> str:
         },
         **({"sizes": [_size_table(s) for s in spec.sizes]} if spec.sizes else {}),
         **({"states": [_state_table(s) for s in spec.states]} if spec.states else {}),
+        **({"faults": list(spec.faults)} if spec.faults else {}),
         "inputs": [_tensor_table(t) for t in spec.inputs],
         "outputs": [_tensor_table(t) for t in spec.outputs],
         "weights_bytes": spec.weights_bytes,
@@ -209,9 +210,10 @@ def parse(data: bytes) -> Manifest:
         threads=_get(table, "threads", bool) if "threads" in table else True,
         sizes=sizes,
         states=_states(table, inputs, outputs) if "states" in table else (),
+        faults=_faults(table) if "faults" in table else (),
     )
     known = {
-        "sizes", "states",
+        "sizes", "states", "faults",
         "schema", _DIGEST, "name", "target", "inputs", "outputs", "weights_bytes", "stack_bytes", "threads", "files",
     }  # fmt: skip
     facts = {k: v for k, v in table.items() if k not in known}
@@ -253,6 +255,13 @@ def _sizes(table: Mapping[str, Any]) -> tuple[SizeSpec, ...]:
     if not out:
         raise ArtifactError("`sizes` is empty")
     return tuple(out)
+
+
+def _faults(table: Mapping[str, Any]) -> tuple[str, ...]:
+    texts = _get(table, "faults", list)
+    if not texts or not all(isinstance(t, str) for t in texts):
+        raise ArtifactError("`faults` is not a list of sentences")
+    return tuple(texts)
 
 
 def _states(
