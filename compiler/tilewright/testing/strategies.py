@@ -33,7 +33,7 @@ from tilewright.tune.library import default_trace, space_of
 #: Kernels that run more statements than this are not drawn.
 MOST_WORK = 400_000
 #: Statements of a drawn schedule's code: more takes LLVM long and shows nothing new.
-MOST_STATEMENTS = 1500
+MOST_STATEMENTS = 600
 #: Steps of a drawn schedule, attempts to draw a legal one.
 MOST_STEPS, ATTEMPTS = 8, 5
 KINDS: tuple[Kind, ...] = get_args(Kind)

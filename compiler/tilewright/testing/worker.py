@@ -34,9 +34,10 @@ class Outcome:
 
 
 class Worker:
-    """One worker process; use it as a context, or `close` it."""
+    """One worker process; use it as a context, or `close` it. A job hangs if compiling and running it take
+    longer than `seconds`: by default what a busy machine never needs for kernels of tests."""
 
-    def __init__(self, seconds: float = 10.0, mutant: str = "", optimised: bool = True) -> None:
+    def __init__(self, seconds: float = 60.0, mutant: str = "", optimised: bool = True) -> None:
         self._mutant, self._optimised = mutant, optimised
         self._executor = LocalExecutor(1, seconds)
         self._folder = tempfile.TemporaryDirectory(prefix="tilewright-worker-")
