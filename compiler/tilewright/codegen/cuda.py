@@ -58,6 +58,8 @@ def launch_of(kernel: Kernel) -> Launch:
 def _sizes(block: Block, ranges: dict[str, tuple[int, int]], outer: int) -> tuple[int, int]:
     blocks, threads = outer, 1
     for s in block:
+        if isinstance(s, Let) and s.range is not None:
+            ranges = {**ranges, s.name: s.range}
         for inner in (s.then, s.orelse) if isinstance(s, If) else ():
             b, t = _sizes(inner, ranges, outer)
             blocks, threads = max(blocks, b), max(threads, t)

@@ -383,7 +383,10 @@ def _widths(block: Block, ranges: Ranges, found: dict[int, int]) -> None:
     """Identity of each loop of threads -> its iterations, at most."""
     for s in block:
         if isinstance(s, If):
-            _widths((*s.then, *s.orelse), ranges, found)
+            _widths(s.then, ranges, found)
+            _widths(s.orelse, ranges, found)
+        elif isinstance(s, Let) and s.range is not None:
+            ranges = {**ranges, s.name: s.range}
         elif isinstance(s, For):
             _, hi = bounds(s.extent, ranges)
             if hi is None:
