@@ -139,6 +139,7 @@ CORPUS = {
     "loops in loops": loops,
     "a huge ConstantOfShape": lambda: consumed(node("ConstantOfShape", ["s"], ["z"]), s=HUGE),
     "a huge Expand": lambda: consumed(node("Expand", ["o", "s"], ["z"]), o=ONE, s=HUGE),
+    "a shape of many dims": lambda: consumed(node("Expand", ["o", "s"], ["z"]), o=ONE, s=np.zeros(99999, np.int64)),
     "a huge Tile": lambda: consumed(node("Tile", ["o", "s"], ["z"]), o=ONE, s=HUGE),
     "a Tile that overflows": lambda: consumed(node("Tile", ["o", "s"], ["z"]), o=ONE, s=np.array([1 << 62, 4])),
     "a huge Range": lambda: consumed(node("Range", ["a", "b", "c"], ["z"]), a=np.array(0), b=np.array(1 << 62), c=np.array(1)),

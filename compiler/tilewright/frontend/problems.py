@@ -14,6 +14,9 @@ MALFORMED = (
 )  # fmt: skip
 
 
+_LONGEST = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Something that cannot be compiled: where, why, and what to do. `broken`: the file is at fault."""
@@ -26,7 +29,10 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"node `{self.node}` ({self.op_type}): " if self.op_type else ""
-        return f"{where}{self.reason}" + (f": {self.hint}" if self.hint else "")
+        reason = self.reason  # may quote a shape of millions of dims
+        if len(reason) > _LONGEST:
+            reason = f"{reason[: _LONGEST // 2]} ... {reason[-_LONGEST // 2 :]}"
+        return f"{where}{reason}" + (f": {self.hint}" if self.hint else "")
 
 
 @dataclass(frozen=True, slots=True)
