@@ -64,6 +64,15 @@ class Outside(Exception):
 
 def execute(job: Native) -> dict[str, Array]:
     """Values of the outputs; raises `Spilled` or `Outside`, or the process ends with a signal."""
+    if not job.mutant:
+        return _execute(job)
+    from tilewright.testing.mutants import planted
+
+    with planted(job.mutant):
+        return _execute(job)
+
+
+def _execute(job: Native) -> dict[str, Array]:
     kernel = replace(job.kernel, name="t_kernel")
     count = parallel_extent(kernel)
     places: list[Place] = []
@@ -79,13 +88,7 @@ def execute(job: Native) -> dict[str, Array]:
             array = pack_array(array, packs[buffer.name])
             buffer = replace(buffer, shape=array.shape, strides=dense_strides(array.shape))
         regions.append(_Region(buffer, array, p.role == "out", job))
-    if job.mutant:
-        from tilewright.testing.mutants import planted
-
-        with planted(job.mutant):
-            code, texts = _compiled(kernel, job, tuple(places), count)
-    else:
-        code, texts = _compiled(kernel, job, tuple(places), count)
+    code, texts = _compiled(kernel, job, tuple(places), count)
     step = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
         code.address("t_step0")
     )
