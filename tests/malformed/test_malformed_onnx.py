@@ -65,7 +65,7 @@ BROKEN: dict[str, tuple[str, Callable[[ModelProto], object]]] = {
     "no outputs": ("has no outputs", lambda m: m.graph.ClearField("output")),
     "empty graph": ("has no outputs", lambda m: m.graph.Clear()),
     "unknown output": ("output `q` is not computed", lambda m: m.graph.output.append(onnx.ValueInfoProto(name="q"))),
-    "opset 0": ("opset 0", lambda m: setattr(m.opset_import[0], "version", 0)),
+    "opset 0": ("opset", lambda m: setattr(m.opset_import[0], "version", 0)),
     "an opset that cannot be": ("opset 4611686018427387904", lambda m: setattr(m.opset_import[0], "version", 1 << 62)),
     "no opset": ("does not say which opset", lambda m: m.ClearField("opset_import")),
     "attribute of a wrong type": ("`strides` is STRING, but must be INTS", lambda m: attribute(m, "strides", "two")),

@@ -1,6 +1,6 @@
 """ONNX -> graph IR.
 
-In: a path, bytes or a ModelProto (opset 7 to the newest). Out: a `Graph` with static shapes.
+In: a path, bytes or a ModelProto (of any opset). Out: a `Graph` with static shapes.
 Operators import themselves (`Operator.onnx`); bytes become a model in `reading.py`, the walk over it is in
 `importer.py`, what vanishes on import in `structural.py`, what nests graphs in `nested.py`.
 Invariant: a foreign file gives a `Graph` or a `ModelError`, nothing else. Whatever depends on
@@ -18,7 +18,7 @@ from tilewright.frontend import limits
 from tilewright.frontend.importer import Importer
 from tilewright.frontend.inference import inferred
 from tilewright.frontend.inputs import Shapes, declared_dims, input_types
-from tilewright.frontend.problems import Findings, Problem
+from tilewright.frontend.problems import Findings, Problem, sentence
 from tilewright.frontend.reading import Source, folder_of, name_of, read_model
 from tilewright.frontend.tensors import element_type
 from tilewright.graph.ir import Graph, TensorType
@@ -42,7 +42,10 @@ def load_onnx(
     for a broken file."""
     model = read_model(source)
     importer = Importer(model, folder_of(source), name_of(source), shapes or {}, notify)
-    graph = importer.run()
+    try:
+        graph = importer.run()
+    except ModelError as err:
+        raise ModelError(sentence(str(err))) from None
     problems = importer.problems
     if problems and problems[0].broken:
         raise ModelError(str(problems[0]))

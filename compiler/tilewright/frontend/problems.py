@@ -17,6 +17,14 @@ MALFORMED = (
 _LONGEST = 1000
 
 
+def sentence(text: str) -> str:
+    """A message on one line and of bearable length, whatever names and shapes of a file it quotes."""
+    line = " ".join(text.split())
+    return (
+        line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Something that cannot be compiled: where, why, and what to do. `broken`: the file is at fault."""
@@ -29,10 +37,8 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"node `{self.node}` ({self.op_type}): " if self.op_type else ""
-        reason = self.reason  # may quote a shape of millions of dims
-        if len(reason) > _LONGEST:
-            reason = f"{reason[: _LONGEST // 2]} ... {reason[-_LONGEST // 2 :]}"
-        return f"{where}{reason}" + (f": {self.hint}" if self.hint else "")
+        text = f"{where}{sentence(self.reason)}" + (f": {self.hint}" if self.hint else "")
+        return " ".join(text.split())
 
 
 @dataclass(frozen=True, slots=True)
