@@ -16,7 +16,6 @@ from tilewright.errors import IRError
 from tilewright.loop.ir import Block
 from tilewright.loop.rewrite import expressions, loads
 
-
 #: How many lanes of a vector count: a number, or a mask that is known when the code runs.
 Active = int | str
 
