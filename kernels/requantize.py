@@ -101,11 +101,11 @@ def _compute(
     shift, wide = integer(attrs, "shift"), bool(attrs.get("wide", False))
     if attrs.get("single", False) and places is not None:
         value = half_up(high_product(value, multiplier, shift, wide, rounded=False), places)
-    else:
-        value = high_product(value, multiplier, shift, wide)
-        if places is not None:
-            value = divided(k, value, places, _least(attrs))
-    if integer(attrs, "zero_point"):
+    elif places is not None:
+        value = divided(k, high_product(value, multiplier, shift, wide), places, _least(attrs))
+    if places is None:  # added before the product is cut to 32 bits, it is part of `smmlar`
+        value = high_product(value, multiplier, shift, wide, plus=integer(attrs, "zero_point"))
+    elif integer(attrs, "zero_point"):
         value = plus(value, integer(attrs, "zero_point"))
     low, high = const(integer(attrs, "low"), I32), const(integer(attrs, "high"), I32)
     if out.dtype is I32:

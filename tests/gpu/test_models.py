@@ -28,6 +28,11 @@ MODELS = [
 #: Models of the zoo that run as a whole: at their own size (None), or at another that they take.
 WHOLE: dict[str, dict[str, tuple[int, ...]] | None] = {
     "blazeface_front_128": None,
+    "mobilenetv2_100_224_fp32_randw": None,  # 10 minutes
+    "oww_embedding_model": None,
+    "onnx_light_bvlc_alexnet": None,
+    "onnx_light_inception_v1": None,  # 11 minutes
+    "onnx_light_resnet50": None,  # 18 minutes
     "onnx_light_shufflenet": None,
     "onnx_light_squeezenet": None,
     "oww_hey_jarvis": None,

@@ -13,9 +13,9 @@ from tilewright.loop.ir import Binary, Const, Expr
 
 
 def high_product(
-    x: Expr, multiplier: Expr, shift: int, wide: bool = False, rounded: bool = True
+    x: Expr, multiplier: Expr, shift: int, wide: bool = False, rounded: bool = True, plus: int = 0
 ) -> Expr:
-    """(x * 2^shift * multiplier + 2^31) / 2^32, rounded down; without the 2^31 if not `rounded`.
+    """(x * 2^shift * multiplier + 2^31) / 2^32, rounded down, + `plus`; without the 2^31 if not `rounded`.
 
     `wide` where x * 2^shift does not fit into 32 bits.
     """
@@ -25,7 +25,10 @@ def high_product(
     product: Expr = binary("mul", cast(value, I64), cast(multiplier, I64))
     if rounded:
         product = add(product, const(1 << 31, I64))
-    return cast(binary("shr", product, const(32, I64)), I32)
+    high: Expr = binary("shr", product, const(32, I64))
+    if plus:
+        high = add(high, const(plus, I64))
+    return cast(high, I32)
 
 
 def half_up(x: Expr, places: Expr) -> Expr:
