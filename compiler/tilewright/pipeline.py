@@ -183,7 +183,7 @@ def _opened(
         return chosen[node.name]
 
     def optimised(point: Point) -> Graph:
-        first = not chosen and not seen
+        first = not seen
         seen.append(point)
         graph = _imported(
             source,

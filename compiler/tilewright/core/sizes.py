@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from tilewright.core.index import Ix, Ranges, evaluate, ix
+from tilewright.core.index import Ix, evaluate, ix
 
 #: The value of every size's variable.
 Point = Mapping[str, int]
@@ -59,11 +59,6 @@ def parse_size(name: str, text: str) -> Size | None:
     if low % step or high % step:
         raise ValueError(f"{name}={text}: both ends must be multiples of {step}")
     return Size(name, low, high, step)
-
-
-def ranges(sizes: Sequence[Size]) -> Ranges:
-    """Ranges of the variables, as `core.index` wants them."""
-    return {s.var: s.range for s in sizes}
 
 
 def values_at(sizes: Sequence[Size], point: Point) -> dict[str, int]:

@@ -56,8 +56,7 @@ class Different(IRError):
 
 def generalise(kernels: Sequence[Kernel], points: Sequence[Point]) -> Kernel:
     """The kernel that is `kernels[i]` at `points[i]`; raises `Different` if there is none."""
-    merged = _Merger(points).kernel(kernels)
-    return merged
+    return _Merger(points).kernel(kernels)
 
 
 def with_sizes(kernel: Kernel, sizes: Sequence[Size]) -> Kernel:

@@ -11,11 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import numpy as np
-
 from tilewright.core.index import Ix
 from tilewright.errors import ScheduleError, TilewrightError
-from tilewright.loop import interp
 from tilewright.loop.ir import Alloc, Block, For, If, Kernel, Stmt, dense
 from tilewright.loop.passes.expand_math import expand_math
 from tilewright.loop.passes.specialize_tails import specialize_tails
@@ -23,7 +20,7 @@ from tilewright.loop.rewrite import map_block
 from tilewright.loop.verify import verify
 from tilewright.schedule.trace import Step, Trace, apply
 from tilewright.testing.case import Case, Data, Failure, iterations
-from tilewright.testing.oracles import INTERPRETED, judge, pack_all
+from tilewright.testing.oracles import INTERPRETED, interpreted, judge, pack_all, ring_arrays
 from tilewright.testing.ring import ring
 from tilewright.testing.worker import Worker
 
@@ -86,19 +83,13 @@ def _complete(case: Case) -> bool:
     """Whether the kernel still writes every element of its outputs, which oracles take for granted."""
     if not case.kernel.body or iterations(case.kernel) > INTERPRETED:
         return False
-    results: list[list[bytes]] = []
-    for fill in (7, 9):
-        values = {n: np.array(a) for n, a in case.arrays().items()}
-        outs = [p.buffer for p in case.kernel.params if p.role == "out"]
-        for b in outs:
-            values[b.name] = np.full(b.shape, fill).astype(b.dtype.numpy)
-        try:
-            verify(case.kernel)
-            interp.run(case.kernel, values)
-        except (TilewrightError, LookupError):
-            return False
-        results.append([values[b.name].tobytes() for b in outs])
-    return results[0] == results[1]
+    arrays = case.arrays()
+    try:
+        verify(case.kernel)
+        first, second = (interpreted(case.kernel, arrays, fill) for fill in (7, 9))
+    except (TilewrightError, LookupError):
+        return False
+    return all(first[n].tobytes() == second[n].tobytes() for n in first)
 
 
 def _smaller_arguments(s: Step) -> Iterator[tuple[object, ...]]:
@@ -219,26 +210,13 @@ def _stages(kernel: Kernel, trace: Trace) -> Iterator[tuple[str, Kernel]]:
 
 def _wrong(plain: Kernel, made: Kernel, case: Case) -> bool:
     """Whether the interpreter gives other results after a stage."""
-    rng = np.random.default_rng(1)
-    base = case.arrays()
-    arrays = {
-        p.buffer.name: rng.integers(0, 1 << 32, p.buffer.shape, np.uint32)
-        if p.buffer.dtype.name == "u32"
-        else base[p.buffer.name]
-        for p in plain.params
-        if p.role != "out"
-    }
-    outs = {p.buffer.name: p.buffer for p in plain.params if p.role == "out"}
+    arrays = ring_arrays(case.arrays(), plain)
 
-    def result(kernel: Kernel) -> dict[str, object] | None:
-        shaped, packed = pack_all(kernel, arrays)
-        values = {n: np.array(a) for n, a in packed.items()}
-        for n, b in outs.items():
-            values[n] = np.full(b.shape, 7, b.dtype.numpy)
+    def result(kernel: Kernel) -> dict[str, bytes] | None:
         try:
-            interp.run(shaped, values)
+            outputs = interpreted(*pack_all(kernel, arrays))
         except TilewrightError:
             return None
-        return {n: values[n].tobytes() for n in outs}
+        return {n: a.tobytes() for n, a in outputs.items()}
 
     return result(plain) != result(made)

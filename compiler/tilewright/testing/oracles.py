@@ -96,7 +96,7 @@ def outside(case: Case) -> Failure | None:
         return None
     shaped, packed = pack_all(made, case.arrays())
     try:
-        _interpreted(shaped, packed)
+        interpreted(shaped, packed)
     except IRError as err:
         return Failure("static", str(err))
     return None
@@ -137,7 +137,7 @@ def _ring(s: _Subject) -> Failure | None:
         made = admit(plain, s.case.trace)
     except ScheduleError:
         return None  # a step that wants floats
-    arrays = _ring_arrays(s, plain)
+    arrays = ring_arrays(s.arrays, plain)
     try:
         want = _expected(s, plain, arrays)
     except IRError:
@@ -226,13 +226,13 @@ def _schedule(s: _Subject) -> Failure | None:
     try:
         plain = ring(s.kernel)
         made = admit(plain, s.case.trace)
-        arrays = _ring_arrays(s, plain)
+        arrays = ring_arrays(s.arrays, plain)
         want = _expected(s, plain, arrays)
     except (ScheduleError, IRError):
         return None
     shaped, packed = pack_all(made, arrays)
     try:
-        return _compare(Outcome(_interpreted(shaped, packed)), want)
+        return _compare(Outcome(interpreted(shaped, packed)), want)
     except IRError as err:
         return Failure("", str(err))
 
@@ -262,25 +262,26 @@ def _expected(s: _Subject, kernel: Kernel, arrays: Mapping[str, Array]) -> dict[
     """The unscheduled kernel's results: by the interpreter where that is quick."""
     if not s.small:
         return s.native(finish(kernel, ()), arrays).outputs
-    return _interpreted(kernel, arrays)
+    return interpreted(kernel, arrays)
 
 
-def _interpreted(kernel: Kernel, arrays: Mapping[str, Array]) -> dict[str, Array]:
+def interpreted(kernel: Kernel, arrays: Mapping[str, Array], fill: int = 7) -> dict[str, Array]:
+    """Outputs of a kernel that find `fill` in them."""
     values = {n: np.array(a) for n, a in arrays.items()}
     for p in kernel.params:
         if p.role == "out":
-            values[p.buffer.name] = np.full(p.buffer.shape, 7, p.buffer.dtype.numpy)
+            values[p.buffer.name] = np.full(p.buffer.shape, fill, p.buffer.dtype.numpy)
     interp.run(kernel, values)
     return {p.buffer.name: values[p.buffer.name] for p in kernel.params if p.role == "out"}
 
 
-def _ring_arrays(s: _Subject, plain: Kernel) -> dict[str, Array]:
-    """Any 32 bits in place of floats; integers as the case has them."""
+def ring_arrays(arrays: Mapping[str, Array], plain: Kernel) -> dict[str, Array]:
+    """Any 32 bits in place of floats; integers as they are."""
     rng = np.random.default_rng(1)
     return {
         p.buffer.name: rng.integers(0, 1 << 32, p.buffer.shape, np.uint32)
         if p.buffer.dtype.name == "u32"
-        else s.arrays[p.buffer.name]
+        else arrays[p.buffer.name]
         for p in plain.params
         if p.role != "out"
     }

@@ -97,7 +97,6 @@ def _apart(b: Buffer, gap: int) -> Buffer:
     inner = min((s for s in b.strides if s > 0), default=1)
     if any(s < 0 for s in b.strides) or inner != 1 or b.shape.count(1) == len(b.shape):
         return b
-    strides: list[int] = []
     order = sorted(range(len(b.shape)), key=lambda d: b.strides[d])
     new = dict(zip(order, [b.strides[d] for d in order], strict=True))
     reach = 1
@@ -107,8 +106,7 @@ def _apart(b: Buffer, gap: int) -> Buffer:
         if b.strides[d] > 1:
             new[d] = max(b.strides[d], reach) + gap
         reach = new[d] * (b.shape[d] - 1) + reach
-    strides = [new[d] for d in range(len(b.shape))]
-    return replace(b, strides=tuple(strides))
+    return replace(b, strides=tuple(new[d] for d in range(len(b.shape))))
 
 
 # ---------------------------------------------------------------- schedules
@@ -123,9 +121,8 @@ def traces(draw: st.DrawFn, subject: Subject, target: Target) -> Trace:
     trace: list[Step] = []
     if start != "nothing":
         base = _default(subject, target) if start == "default" else draw(_point(subject, target))
-        keep = draw(st.integers(0, len(base)))
-        trace = list(base[: len(base) - keep])
-        trace = list(_legal(kernel, trace))
+        left_out = draw(st.integers(0, len(base)))
+        trace = list(_legal(kernel, base[: len(base) - left_out]))
     made = apply(kernel, trace)
     for _ in range(draw(st.integers(0, MOST_STEPS))):
         found = draw(_next(made, target, len(trace)))
@@ -146,13 +143,12 @@ def traces(draw: st.DrawFn, subject: Subject, target: Target) -> Trace:
 
 def _legal(kernel: Kernel, trace: Sequence[Step]) -> Trace:
     """The longest prefix of a trace that is legal."""
-    for n in range(len(trace), 0, -1):
+    for n, one in enumerate(trace):
         try:
-            apply(kernel, trace[:n])
+            kernel = apply(kernel, (one,))
         except ScheduleError:
-            continue
-        return tuple(trace[:n])
-    return ()
+            return tuple(trace[:n])
+    return tuple(trace)
 
 
 def _default(subject: Subject, target: Target) -> Trace:
