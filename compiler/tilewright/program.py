@@ -75,6 +75,9 @@ class Program:
     faults: tuple[str, ...] = ()
     """What the checks of a checked program can find (`with_checks`); none in others."""
 
+    apart: bool = False
+    """Kernels are not made part of their callers (`ModulePlan.apart`), so that counts of them compare."""
+
     @property
     def weights_bytes(self) -> int:
         return len(self.weights)
@@ -91,6 +94,7 @@ class Program:
             self.sizes,
             len(self.inputs),
             self.arena_bytes - RECORD_BYTES if self.faults else None,
+            self.apart,
         )
 
     def with_checks(self) -> Program:

@@ -63,6 +63,8 @@ class ModulePlan:
     inputs: int = 0
     fault_at: int | None = None
     """Code that checks every access (`codegen.checked`): where in the arena it says what was wrong."""
+    apart: bool = False
+    """Kernels stay functions that get addresses: their code does not depend on where data lie."""
 
 
 #: Order of the pointers in a step's context.
@@ -151,7 +153,8 @@ def _thunk(plan: ModulePlan, i: int, call: CallSite) -> str:
         lines += _fault_pointer(plan)
         args.append("ptr %fault")
     args += [f"{word} %begin", f"{word} %end"]
-    lines.append(f"  call void @{call.kernel}({', '.join(args)})")
+    apart = " noinline" if plan.apart else ""
+    lines.append(f"  call void @{call.kernel}({', '.join(args)}){apart}")
     lines += ["  ret void", "}"]
     return "\n".join(lines)
 

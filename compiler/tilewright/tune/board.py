@@ -31,11 +31,6 @@ from tilewright.tune.verdicts import Outcome, one_line, verdict_of
 
 #: Above this many iterations the unscheduled kernel takes too long there: the default is the reference.
 MAX_PLAIN = 1 << 24
-#: Where a kernel's data lie changes how their addresses are made: counts of the same code differ by up to
-#: twice this share, so smaller gains say nothing.
-PLACEMENT = 0.02
-#: Offset of the first weights: near ones have shorter addresses, which would favour the default.
-FAR = 1 << 16
 
 
 def emulated(target: Target) -> bool:
@@ -89,11 +84,11 @@ def _judged(
     ratio = max(mine, 1) / max(base, 1)
     note = f"estimate: {mine} instructions on the emulated board"
     return Outcome(
-        verdict_of(ratio, PLACEMENT),
+        verdict_of(ratio, 0.0),
         mine * 1e-9,
         base * 1e-9,
         ratio,
-        PLACEMENT,
+        0.0,
         1,
         note,
         "instructions",
@@ -113,7 +108,7 @@ def _run(
 
 def _program(kernels: Sequence[Kernel], target: Target, values: dict[str, Array]) -> Program:
     """Each kernel as a step with outputs of its own, constants as its weights."""
-    weights = bytearray(FAR)
+    weights = bytearray()
     steps: list[Step] = []
     outputs: list[Tensor] = []
     named = [replace(k, name=f"candidate{i}") for i, k in enumerate(kernels)]
@@ -142,5 +137,5 @@ def _program(kernels: Sequence[Kernel], target: Target, values: dict[str, Array]
         name="candidates", target=target,
         inputs=tuple(Tensor(b.name, TensorType(b.dtype, (span(b),))) for b in data),
         outputs=tuple(outputs), graph=graph, placement=assign_layouts(graph), kernels=tuple(named),
-        traces={}, steps=tuple(steps), arena_bytes=0, arena_lower_bound=0, weights=bytes(weights),
+        traces={}, steps=tuple(steps), arena_bytes=0, arena_lower_bound=0, weights=bytes(weights), apart=True,
     )  # fmt: skip
