@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tilewright.codegen.checked import Sites, emit_checked
-from tilewright.codegen.kernel import emit_kernel
+from tilewright.codegen.kernel import emit_kernel, parallel_extent
 from tilewright.core.sizes import Size
 from tilewright.loop.ir import Kernel
 from tilewright.schedule.target import Target
@@ -65,6 +65,16 @@ class ModulePlan:
     """Code that checks every access (`codegen.checked`): where in the arena it says what was wrong."""
     apart: bool = False
     """Kernels stay functions that get addresses: their code does not depend on where data lie."""
+
+
+def one_call(name: str, target: Target, kernel: Kernel, fault_at: int | None = None) -> ModulePlan:
+    """A kernel alone as a model: what it reads are inputs, what it writes outputs, in the order of parameters."""
+    places: list[Place] = []
+    for p in kernel.params:
+        base: Base = "output" if p.role == "out" else "input"
+        places.append(Place(base, 0, sum(x.base == base for x in places)))
+    call = CallSite(kernel.name, tuple(places), parallel_extent(kernel), False)
+    return ModulePlan(name, target, (kernel,), (call,), 0, fault_at=fault_at)
 
 
 #: Order of the pointers in a step's context.

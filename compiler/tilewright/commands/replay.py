@@ -11,7 +11,7 @@ import typer
 
 from tilewright.codegen.checked import require_checkable
 from tilewright.codegen.llvm import runs_here, to_assembly
-from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module
+from tilewright.codegen.module import emit_module, one_call
 from tilewright.commands._common import console, escape
 from tilewright.commands.fuzz import show_failure, show_graph_failure
 from tilewright.errors import AccessError, TargetError
@@ -111,15 +111,7 @@ def _code(case: Case, what: str, checked: bool) -> str:
     made = admit(case.kernel, case.trace)
     if what == "ir":
         return to_text(made)
-    numbers = {"in": 0, "out": 0}
-    places: list[Place] = []
-    for p in made.params:
-        side = "out" if p.role == "out" else "in"
-        places.append(Place("output" if side == "out" else "input", 0, numbers[side]))
-        numbers[side] += 1
     target = case.machine()
-    call = CallSite(made.name, tuple(places), 1, False)
-    at = 0 if checked else None
-    plan = ModulePlan("case", target, (made,), (call,), 0, fault_at=at)
+    plan = one_call("case", target, made, fault_at=0 if checked else None)
     text = emit_module(plan, with_weights=False)
     return text if what == "ll" else to_assembly(text, target)

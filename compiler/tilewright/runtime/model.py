@@ -142,8 +142,6 @@ class Model:
         """Run the model. Raises `ValueError` on a wrong number, name, shape or dtype of inputs."""
         if self.spec.states:
             return self._stateful(self._arrange(args, named))
-        if self.spec.sizes:
-            return self._open(self._arrange(args, named))
         if named or len(args) != len(self._want) or (args and type(args[0]) is not _ndarray):
             args = self._arrange(args, named)
         return self.explicit(*args)

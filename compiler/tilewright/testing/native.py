@@ -23,7 +23,7 @@ import numpy.typing as npt
 from tilewright.codegen.checked import FIRST_SITE
 from tilewright.codegen.kernel import parallel_extent
 from tilewright.codegen.llvm import Jit
-from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module, fault_texts
+from tilewright.codegen.module import emit_module, fault_texts, one_call
 from tilewright.loop.ir import Buffer, Kernel, dense_strides
 from tilewright.loop.pack import pack_array
 from tilewright.schedule.target import Target
@@ -75,28 +75,21 @@ def execute(job: Native) -> dict[str, Array]:
 def _execute(job: Native) -> dict[str, Array]:
     kernel = replace(job.kernel, name="t_kernel")
     count = parallel_extent(kernel)
-    places: list[Place] = []
     regions: list[_Region] = []
     packs = {p.buffer: p for p in kernel.packs}
-    numbers = {"input": 0, "output": 0}
     for p in kernel.params:
-        base: Literal["input", "output"] = "output" if p.role == "out" else "input"
-        places.append(Place(base, 0, numbers[base]))
-        numbers[base] += 1
         buffer, array = p.buffer, job.arrays.get(p.buffer.name)
         if array is not None and buffer.name in packs:
             array = pack_array(array, packs[buffer.name])
             buffer = replace(buffer, shape=array.shape, strides=dense_strides(array.shape))
         regions.append(_Region(buffer, array, p.role == "out", job))
-    code, texts = _compiled(kernel, job, tuple(places), count)
+    code, texts = _compiled(kernel, job)
     step = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
         code.address("t_step0")
     )
     tables = [
-        (ctypes.c_void_p * max(1, len(regions)))(
-            *[r.address for r, p in zip(regions, places, strict=True) if p.base == base]
-        )
-        for base in ("input", "output")
+        (ctypes.c_void_p * max(1, len(regions)))(*[r.address for r in regions if r.out == written])
+        for written in (False, True)
     ]
     record = np.zeros(2, np.int64)  # where checked code says what is wrong
     context = (ctypes.c_void_p * 4)(
@@ -114,17 +107,13 @@ def _execute(job: Native) -> dict[str, Array]:
     return {r.buffer.name: r.read() for r in regions if r.out}
 
 
-def _compiled(
-    kernel: Kernel, job: Native, places: tuple[Place, ...], count: int
-) -> tuple[Jit, tuple[str, ...]]:
+def _compiled(kernel: Kernel, job: Native) -> tuple[Jit, tuple[str, ...]]:
     """Native code and what its checks can find; those of the last few kernels are kept."""
     key = f"{kernel!r} {job.target!r} {job.checked} {job.optimised} {job.mutant}"
     if key not in _kept:
         if len(_kept) >= 8:
             _kept.pop(next(iter(_kept)))
-        call = CallSite(kernel.name, places, count, False)
-        at = 0 if job.checked else None
-        plan = ModulePlan("t", job.target, (kernel,), (call,), 0, fault_at=at)
+        plan = one_call("t", job.target, kernel, fault_at=0 if job.checked else None)
         texts = fault_texts(plan) if job.checked else ()
         _kept[key] = Jit(emit_module(plan, with_weights=False), job.target, job.optimised), texts
     return _kept[key]

@@ -20,7 +20,7 @@ import numpy as np
 
 from tilewright.codegen.kernel import parallel_extent
 from tilewright.codegen.llvm import Jit
-from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module
+from tilewright.codegen.module import emit_module, one_call
 from tilewright.codegen.repeat import repeat_entry
 from tilewright.emulate import view_of
 from tilewright.errors import TilewrightError
@@ -223,15 +223,7 @@ class _Code:
     def __init__(self, kernel: Kernel, target: Target) -> None:
         self.kernel = replace(kernel, name="candidate")
         self.count = parallel_extent(self.kernel)
-        seen = {"in": 0, "const": 0, "out": 0}
-        places: list[Place] = []
-        for p in kernel.params:
-            base: Literal["input", "output"] = "output" if p.role == "out" else "input"
-            number = seen["out"] if p.role == "out" else seen["in"]
-            seen["out" if p.role == "out" else "in"] += 1
-            places.append(Place(base, 0, number))
-        call = CallSite("candidate", tuple(places), self.count, False)
-        plan = ModulePlan("t", target, (self.kernel,), (call,), 0)
+        plan = one_call("t", target, self.kernel)
         self.jit = Jit(emit_module(plan, with_weights=False) + repeat_entry(plan), target)
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
         self.repeat = kind(self.jit.address("t_repeat"))
