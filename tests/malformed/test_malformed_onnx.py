@@ -65,7 +65,7 @@ BROKEN: dict[str, tuple[str, Callable[[ModelProto], object]]] = {
     "no outputs": ("has no outputs", lambda m: m.graph.ClearField("output")),
     "empty graph": ("has no outputs", lambda m: m.graph.Clear()),
     "unknown output": ("output `q` is not computed", lambda m: m.graph.output.append(onnx.ValueInfoProto(name="q"))),
-    "opset 0": ("opset", lambda m: setattr(m.opset_import[0], "version", 0)),
+    "opset 0": ("does not say which opset", lambda m: setattr(m.opset_import[0], "version", 0)),
     "an opset that cannot be": ("opset 4611686018427387904", lambda m: setattr(m.opset_import[0], "version", 1 << 62)),
     "no opset": ("does not say which opset", lambda m: m.ClearField("opset_import")),
     "attribute of a wrong type": ("`strides` is STRING, but must be INTS", lambda m: attribute(m, "strides", "two")),
@@ -217,14 +217,13 @@ def test_mutated_files(name: str) -> None:
     """Whatever happens to the bytes: a graph or a ModelError."""
     data = conv(strides=[1, 1]).SerializeToString() if name == "conv" else small(name)
     rng = np.random.default_rng(3)
-    for i in range(200):
+    for _ in range(300):
         broken = mutated(data, rng)
         try:
             load_onnx(broken)
         except ModelError as err:
             assert "\n" not in str(err)
-        if i % 50 == 0:
-            check_onnx(broken)
+        check_onnx(broken)
 
 
 # ---------------------------------------------------------------- external data
@@ -347,7 +346,7 @@ def test_shaken_models(name: str) -> None:
     """Readable files that make no sense: a verified graph or a ModelError."""
     data = conv(strides=[1, 1]).SerializeToString() if name == "conv" else small(name)
     rng = np.random.default_rng(5)
-    for i in range(200):
+    for _ in range(300):
         m = onnx.load_from_string(data)
         for _ in range(int(rng.integers(1, 4))):
             shaken(m, rng)
@@ -355,5 +354,4 @@ def test_shaken_models(name: str) -> None:
             verify(load_onnx(m))
         except ModelError as err:
             assert "\n" not in str(err)
-        if i % 50 == 0:
-            check_onnx(m)
+        check_onnx(m)

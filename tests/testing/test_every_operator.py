@@ -18,7 +18,7 @@ from tilewright.tune.admit import admit
 
 def test_every_operator_has_a_sample_that_becomes_a_kernel() -> None:
     silent = [n for n, op in operators().items() if not subjects.testable(n) and op.trait != "view"]
-    assert len(silent) <= 3, silent
+    assert silent == ["concat"]  # whose parts are written in place
 
 
 @pytest.mark.parametrize(
