@@ -12,8 +12,11 @@ import numpy as np
 from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.registry import Operator
 
-#: Elements of results that anything may make of small operands.
-MAX_ELEMENTS = 1 << 23
+#: Elements of results that anything may make of small operands: enough for the weights of a large layer
+#: that a model describes instead of storing them.
+MAX_ELEMENTS = 1 << 26
+#: All results of one pass over a graph that are larger than their operands take so many bytes together.
+MAX_BYTES = 256 << 20
 #: Larger results must not have more than so many elements per element of the operands.
 MAX_GROWTH = 2
 MAX_FLOPS = 1 << 31

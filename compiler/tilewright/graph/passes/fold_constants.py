@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tilewright.graph.evaluate import evaluate, is_worth_computing
+from tilewright.graph.evaluate import MAX_BYTES, evaluate, is_worth_computing
 from tilewright.graph.ir import Graph, Node
 from tilewright.registry import operator
 
@@ -18,14 +18,17 @@ def fold_constants(graph: Graph) -> Graph:
     """Run the reference function of every node that depends on constants only."""
     g = graph.clone()
     kept: list[Node] = []
+    room = MAX_BYTES
     for node in g.nodes:
         op = operator(node.op)
         types = [g.types[i] if i else None for i in node.inputs]
         results = [g.types[o] for o in node.outputs]
         known = all(not i or i in g.constants for i in node.inputs)
-        if not known or not is_worth_computing(op, types, node.attrs, results):
+        growth = sum(t.bytes for t in results) - sum(t.bytes for t in types if t is not None)
+        if not known or growth > room or not is_worth_computing(op, types, node.attrs, results):
             kept.append(node)
             continue
+        room -= max(growth, 0)
         values = evaluate(op, [g.constants[i] if i else None for i in node.inputs], node.attrs)
         for name, value in zip(node.outputs, values, strict=True):
             g.constants[name] = np.ascontiguousarray(value).reshape(np.asarray(value).shape)
