@@ -17,6 +17,7 @@ from tilewright.core.sizes import (
     points_to_fit,
     values_at,
 )
+from tilewright.dynamic.request import requested
 from tilewright.loop.builder import KernelBuilder
 from tilewright.loop.generalise import Different, at_point, generalise, same, with_sizes
 from tilewright.loop.ir import Buffer, Const, Kernel, Load, Param, Store
@@ -98,3 +99,29 @@ def test_kernels_that_nothing_unites_are_told_apart() -> None:
     odd = replace(kernels[1], body=(Store("y", (Ix(0), Ix(0)), Const(0.0, F32)),))
     with pytest.raises(Different):
         generalise([kernels[0], odd, *kernels[2:]], points)
+
+
+DECLARED = {"x": ("batch", 3, "n"), "mask": ("batch", "n"), "n2": (4,)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "found"),
+    [
+        ({"n": (7,)}, {"x": (-1, 3, 7), "mask": (-1, 7)}),
+        ({"n": (7,), "batch": (2,)}, {"x": (2, 3, 7), "mask": (2, 7)}),
+        ({"n": (7,), "mask": (2, 7)}, {"x": (-1, 3, 7), "mask": (2, 7)}),
+        ({"k": (7,), "mask": (2, "k")}, {"mask": (2, 7)}),
+        ({"n2": (4,)}, {"n2": (4,)}),
+        ({"other": (4,)}, {"other": (4,)}),
+    ],
+)
+def test_a_name_may_stand_for_one_number(
+    shapes: dict[str, tuple[int | str, ...]], found: dict[str, tuple[int, ...]]
+) -> None:
+    request = requested(shapes, lambda: DECLARED)
+    assert request.at({}) == found and not request.sizes
+
+
+def test_numbers_and_ranges_of_names_go_together() -> None:
+    request = requested({"n": (7,), "batch": "1..4"}, lambda: DECLARED)
+    assert request.at({"size0": 3}) == {"x": (3, 3, 7), "mask": (3, 7)}

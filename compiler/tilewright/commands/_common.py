@@ -39,7 +39,8 @@ ShapeList = Annotated[
     list[str] | None,
     typer.Option(
         "--shape",
-        help="input shape as name=1,3,224,224; name=1..512 leaves a size open; repeatable",
+        help="input shape as name=1,3,224,224; name=77 fixes a symbolic dim, name=1..512 leaves it open; "
+        "repeatable",
     ),
 ]
 DeviceName = Annotated[

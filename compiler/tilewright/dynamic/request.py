@@ -38,9 +38,10 @@ def requested(
 ) -> Request:
     """Sort out shapes as users write them.
 
-    Entries are shapes of inputs, whose dims are numbers, names of sizes or ranges (`"1..512"`), or ranges of
-    sizes by name (`{"tokens": "1..512"}`); a size that no shape mentions is a symbolic dim of the model, whose
-    inputs `declared()` gives. Raises `ModelError` for a name that means nothing or a bad range.
+    Entries are shapes of inputs, whose dims are numbers, names of sizes or ranges (`"1..512"`), or what a name
+    stands for: a range (`{"tokens": "1..512"}`) or one number (`{"tokens": (77,)}`). A name that no shape
+    mentions is a symbolic dim of the model, whose inputs `declared()` gives; where an input has the same name,
+    that is meant. Raises `ModelError` for a name that means nothing or a bad range.
     """
     sizes: dict[str, Size] = {}
     given: dict[str, tuple[Dim, ...]] = {}
@@ -55,7 +56,8 @@ def requested(
                 given[name] = tuple(_named(name, i, d, sizes) for i, d in enumerate(value))
     except ValueError as err:
         raise ModelError(f"--shape {err}") from None
-    _add_declared(given, sizes, declared)
+    given, fixed = _fixed(given, declared)
+    _add_declared(given, sizes, fixed, declared)
     numbered = tuple(replace(s, var=f"size{i}") for i, s in enumerate(sizes.values()))
     for name, dims in given.items():
         unknown = [d for d in dims if isinstance(d, str) and d not in sizes]
@@ -78,11 +80,32 @@ def _named(name: str, i: int, d: Dim, sizes: dict[str, Size]) -> Dim:
     return own
 
 
+def _fixed(
+    given: Mapping[str, tuple[Dim, ...]], declared: Callable[[], Shapes]
+) -> tuple[dict[str, tuple[Dim, ...]], dict[str, int]]:
+    """Entries that say what number a name stands for, apart from the shapes, where it is put in."""
+    lone = {n: d[0] for n, d in given.items() if len(d) == 1 and isinstance(d[0], int)}
+    if not lone:
+        return dict(given), {}
+    inputs = declared()
+    names = {d for n in (inputs, given) for dims in n.values() for d in dims if isinstance(d, str)}
+    fixed = {n: d for n, d in lone.items() if n in names and n not in inputs and d > 0}
+    shapes = {
+        n: tuple(fixed.get(d, d) if isinstance(d, str) else d for d in dims)
+        for n, dims in given.items()
+        if n not in fixed
+    }
+    return shapes, fixed
+
+
 def _add_declared(
-    given: dict[str, tuple[Dim, ...]], sizes: Mapping[str, Size], declared: Callable[[], Shapes]
+    given: dict[str, tuple[Dim, ...]],
+    sizes: Mapping[str, Size],
+    fixed: Mapping[str, int],
+    declared: Callable[[], Shapes],
 ) -> None:
-    """Put sizes where the model's own symbolic dims have their names."""
-    mentioned = {d for dims in given.values() for d in dims if isinstance(d, str)}
+    """Put sizes and numbers where the model's own symbolic dims have their names."""
+    mentioned = {d for dims in given.values() for d in dims if isinstance(d, str)} | set(fixed)
     missing = set(sizes) - mentioned
     if not missing and not mentioned:
         return
@@ -90,9 +113,10 @@ def _add_declared(
     for name, dims in declared().items():
         names = {d for d in dims if isinstance(d, str)}
         known |= names
-        if name not in given and names & set(sizes):
+        if name not in given and names & {*sizes, *fixed}:
             given[name] = tuple(
-                d if isinstance(d, int) and d > 0 else d if d in sizes else -1 for d in dims
+                d if isinstance(d, int) and d > 0 else fixed.get(str(d), d if d in sizes else -1)
+                for d in dims
             )
     lost = sorted(missing - known)
     if lost:

@@ -42,8 +42,12 @@ def _check_names(infos: Sequence[onnx.ValueInfoProto], shapes: Shapes) -> None:
             raise ModelError(f"input `{name}` is defined twice: the file is damaged")
     extra = sorted(set(shapes) - set(names))
     if extra:
+        symbols = sorted(
+            {d for dims in declared_dims(infos).values() for d in map(str, dims) if _named(d)}
+        )
+        also = f" (its symbolic dimensions: {', '.join(symbols)})" if symbols else ""
         raise ModelError(
-            f"--shape names `{extra[0]}`, but the model's inputs are: {', '.join(sorted(names))}"
+            f"--shape names `{extra[0]}`, but the model's inputs are: {', '.join(sorted(names))}{also}"
         )
 
 
@@ -112,7 +116,11 @@ def _type(
 def _symbol(d: onnx.TensorShapeProto.Dimension) -> str:
     """The name that ties a dim to others; empty for `?`, `None` and the like, which name nothing."""
     name = str(d.dim_param)
-    return name if name != "None" and re.match(r"[A-Za-z_]", name) else ""
+    return name if _named(name) else ""
+
+
+def _named(dim: str) -> bool:
+    return dim != "None" and re.match(r"[A-Za-z_]", dim) is not None
 
 
 def declared_dims(infos: Sequence[onnx.ValueInfoProto]) -> dict[str, tuple[int | str, ...]]:
