@@ -5,6 +5,8 @@ gru   z, r = f(x + h R);  c = g(x + (r h) R), or g(x + r (h R + b)) if `linear`;
 lstm  i, o, f = f(x + h R [+ p c]);  c = f c + i g(x + h R);  h = o k(c)
 x[T, N, G*H] holds the input's part of all gates, r[G, H, H] the weights of the state. The result has the
 states after T steps, then the last of each state. ONNX's RNN, GRU and LSTM become these, one per direction.
+lstm_dynamic is lstm with integers as weights and a scale per gate and unit: at every step h is quantised by its
+own range to u8 (as DynamicQuantizeLinear does), and its products are summed in i32.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.core.dtypes import I32, I64
+from tilewright.core.dtypes import I8, I16, I32, I64, U8
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.loop import recurrence
@@ -25,7 +27,9 @@ from tilewright.registry import ImportNode, Operator, Sample
 from tilewright.schedule.templates import recurrence as schedule
 
 #: operator -> gates, activation functions, states
-_CELLS = {"rnn": (1, 1, 1), "gru": (3, 2, 1), "lstm": (4, 3, 2)}
+_CELLS = {"rnn": (1, 1, 1), "gru": (3, 2, 1), "lstm": (4, 3, 2), "lstm_dynamic": (4, 3, 2)}
+#: Weights of lstm_dynamic, less their zero point.
+_WEIGHTS = (I8, U8, I16)
 #: ONNX's defaults of alpha and beta.
 _DEFAULTS = {
     "Sigmoid": (0.0, 0.0), "Tanh": (0.0, 0.0), "Relu": (0.0, 0.0), "Affine": (1.0, 0.0),
@@ -52,7 +56,8 @@ def _infer(name: str, types: Sequence[TensorType | None], attrs: Attrs) -> list[
     assert x is not None and r is not None
     hidden = r.shape[-1] if r.rank else 0
     fits = x.rank == 3 and r.shape == (gates, hidden, hidden) and x.shape[2] == gates * hidden
-    if not fits or r.dtype is not x.dtype or not x.dtype.is_float:
+    typed = r.dtype in _WEIGHTS if name == "lstm_dynamic" else r.dtype is x.dtype
+    if not fits or not typed or not x.dtype.is_float:
         raise ModelError(f"`{name}` of {x} with weights {r}: the shapes do not fit")
     if len(_functions(attrs)) != functions:
         raise ModelError(f"`{name}` needs {functions} activation functions")
@@ -69,7 +74,10 @@ def _others(
 ) -> list[tuple[TensorType | None, tuple[int, ...]]]:
     """Operands besides x, r and lengths, with the shapes they must have."""
     state = (count, hidden)
-    shapes = {"rnn": [state], "gru": [state, (hidden,)], "lstm": [state, state, (3 * hidden,)]}
+    lstm = [state, state, (3 * hidden,)]
+    shapes = {
+        "rnn": [state], "gru": [state, (hidden,)], "lstm": lstm, "lstm_dynamic": [*lstm, (4 * hidden,)]
+    }  # fmt: skip
     return list(zip(given, shapes[name], strict=True))
 
 
@@ -100,7 +108,7 @@ def _reference(name: str, inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     ]
     h = np.zeros((count, hidden)) if h0 is None else h0
     states = [h]
-    if name == "lstm":
+    if name.startswith("lstm"):
         states.append(np.zeros((count, hidden)) if more[0] is None else more[0])
     y = np.zeros((steps + len(states), count, hidden))
     for t in range(steps)[:: -1 if attrs["reverse"] else 1]:
@@ -129,7 +137,8 @@ def _gru(x: Any, r: Any, states: Any, more: Any, f: Any, attrs: Attrs) -> list[A
 def _lstm(x: Any, r: Any, states: Any, more: Any, f: Any, attrs: Attrs) -> list[Any]:
     h, c = states
     p = np.zeros((3, h.shape[1])) if more[1] is None else more[1].reshape(3, -1)
-    ai, ao, af, ac = (x[:, g] + h @ r[g] for g in range(4))
+    steps, scale = (h, np.ones(4)) if len(more) < 3 else _quantised(h, more[2].reshape(4, -1))
+    ai, ao, af, ac = (x[:, g] + (steps @ r[g]) * scale[g] for g in range(4))
     i = f[0](ai + p[0] * c)
     forget = 1 - i if attrs["coupled"] else f[0](af + p[2] * c)
     after = forget * c + i * f[1](ac)
@@ -137,7 +146,17 @@ def _lstm(x: Any, r: Any, states: Any, more: Any, f: Any, attrs: Attrs) -> list[
     return [f[0](ao + p[1] * after) * _NUMPY[last.name](after, last.alpha, last.beta), after]
 
 
-_STEPS = {"rnn": _rnn, "gru": _gru, "lstm": _lstm}
+def _quantised(h: Any, scale: Any) -> tuple[Any, Any]:
+    """h in whole steps of its own range, and what a step times each weight's is worth."""
+    h = h.astype(np.float32)
+    low, high = min(h.min(), np.float32(0)), max(h.max(), np.float32(0))
+    step = (high - low) / np.float32(255) or np.float32(1)
+    zero = np.clip(np.rint(-low / step), 0, 255)
+    q = np.clip(np.rint(h / step) + zero, 0, 255) - zero
+    return q.astype(np.float64), step * scale
+
+
+_STEPS = {"rnn": _rnn, "gru": _gru, "lstm": _lstm, "lstm_dynamic": _lstm}
 
 
 def _lower(name: str, k: KernelBuilder, attrs: Attrs) -> None:
@@ -151,7 +170,19 @@ def _lower(name: str, k: KernelBuilder, attrs: Attrs) -> None:
         else:
             recurrence.lstm_step(cell, states, more[1], bool(attrs["coupled"]))
 
-    initial = more[:1] if name == "lstm" else []
+    initial = more[:1] if name.startswith("lstm") else []
+    if name == "lstm_dynamic":
+        recurrence.unroll_time(
+            k,
+            _functions(attrs),
+            float(attrs["clip"]),
+            bool(attrs["reverse"]),
+            initial,
+            0,
+            step,
+            more[2],
+        )
+        return
     scratch = 2 if name == "gru" and not attrs["linear"] else 0
     clip, reverse = float(attrs["clip"]), bool(attrs["reverse"])  # type: ignore[arg-type]
     recurrence.unroll_time(k, _functions(attrs), clip, reverse, initial, scratch, step)
@@ -163,21 +194,29 @@ def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
     return 2 * x.shape[0] * x.shape[1] * r.size
 
 
-def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
-    """Every step adds its own sum to the error of the steps before it."""
+def _depth(name: str, types: Sequence[TensorType | None], attrs: Attrs) -> int:
+    """Every step adds its own sum to the error of the steps before it; a state on the edge between two steps of
+    its quantisation may fall to either side."""
     x, r = types[:2]
     assert x is not None and r is not None
-    return x.shape[0] * (r.shape[2] + 8)
+    return x.shape[0] * (r.shape[2] + 8 + (4096 if name == "lstm_dynamic" else 0))
 
 
 # ---------------------------------------------------------------- importers
 
 
 def _import(name: str, node: ImportNode) -> Sequence[str]:
-    """X, W, R, B?, sequence_lens?, initial_h?, then initial_c? and P? of LSTM."""
+    """X, W, R, B?, sequence_lens?, initial_h?, then initial_c? and P? of LSTM, and where R is integers its scales.
+
+    Without W (no model has that, `frontend.qoperator` does) X holds the input's part of all gates."""
     gates, _, states = _CELLS[name]
-    t, w = node.type(0), node.type(1)
-    if t.rank != 3 or w.rank != 3 or w.shape[2] != t.shape[2] or w.shape[1] % gates:
+    t, w = node.type(0), node.type(1 if node.has(1) else 2)
+    if (
+        t.rank != 3
+        or w.rank != 3
+        or w.shape[1] % gates
+        or (node.has(1) and w.shape[2] != t.shape[2])
+    ):
         raise ModelError(f"its input is {t} and its weights are {w}: the shapes do not fit")
     hidden = w.shape[1] // gates
     if int(node.attr("hidden_size", hidden)) != hidden:
@@ -200,16 +239,26 @@ def _direction(
     """One direction as a node of its own."""
     gates, _, _ = _CELLS[name]
     steps, batch, size = node.type_of(x).shape
-    hidden = node.type(1).shape[1] // gates
-    w = _flat(node, 1, d, (gates * hidden, size))
+    hidden = node.type(2).shape[1] // gates
     r = _flat(node, 2, d, (gates, hidden, hidden))
-    (w,) = node.add("transpose", [w], {"perm": (1, 0)})
     (r,) = node.add("transpose", [r], {"perm": (0, 2, 1)})
     linear = name == "gru" and bool(node.attr("linear_before_reset", 0))
     bias, own = _biases(node, d, gates, hidden, linear)
-    (rows,) = node.add("reshape", [x], {"shape": (steps * batch, size)})
-    (rows,) = node.add("matmul", [rows, w, bias] if bias else [rows, w])
-    (gated,) = node.add("reshape", [rows], {"shape": (steps, batch, gates * hidden)})
+    if node.has(1):
+        w = _flat(node, 1, d, (gates * hidden, size))
+        (w,) = node.add("transpose", [w], {"perm": (1, 0)})
+        (rows,) = node.add("reshape", [x], {"shape": (steps * batch, size)})
+        (rows,) = node.add("matmul", [rows, w, bias] if bias else [rows, w])
+        (gated,) = node.add("reshape", [rows], {"shape": (steps, batch, gates * hidden)})
+    else:
+        width = gates * hidden
+        cut = {
+            "starts": (0, 0, d * width),
+            "ends": (steps, batch, (d + 1) * width),
+            "steps": (1, 1, 1),
+        }
+        (gated,) = node.add("slice", [x], cut) if count > 1 else [x]
+        (gated,) = node.add("add", [gated, bias]) if bias else [gated]
     state = (batch, hidden)
     h0 = _initial(node, 5, d, state, layout)
     inputs = [gated, r, h0, node.inputs[4] if node.has(4) else ""]
@@ -217,19 +266,21 @@ def _direction(
     if name == "gru":
         inputs.append(own)
         attrs["linear"] = linear
-    if name == "lstm":
+    if name.startswith("lstm"):
         peephole = _flat(node, 7, d, (3 * hidden,)) if node.has(7) else ""
         inputs += [_initial(node, 6, d, state, layout), peephole]
         attrs["coupled"] = bool(node.attr("input_forget", 0))
+    if name == "lstm_dynamic":
+        inputs.append(_flat(node, 8, d, (gates * hidden,)))
     return node.add(name, inputs, attrs)[0]
 
 
 def _attrs(node: ImportNode, name: str, d: int, direction: str) -> dict[str, Any]:
     _, functions, _ = _CELLS[name]
-    defaults = {"rnn": ["Tanh"], "gru": ["Sigmoid", "Tanh"], "lstm": ["Sigmoid", "Tanh", "Tanh"]}
+    defaults = {"rnn": ["Tanh"], "gru": ["Sigmoid", "Tanh"]}
     given = [str(f) for f in node.attr("activations", ())]
     count = 2 if direction == "bidirectional" else 1
-    names = given or defaults[name] * count
+    names = given or defaults.get(name, ["Sigmoid", "Tanh", "Tanh"]) * count
     known = {f.lower(): f for f in _DEFAULTS}
     odd = next((f for f in names if f.lower() not in known), None)
     if odd is not None or len(names) != functions * count:
@@ -351,13 +402,17 @@ def _samples(name: str, rng: np.random.Generator) -> Iterator[Sample]:
                                     else ["Sigmoid", "Tanh"][2 - functions :]),
             "alphas": (0.0,) * functions, "betas": (0.0,) * functions, "clip": 0.0, "reverse": False,
             **({"linear": False} if name == "gru" else {}),
-            **({"coupled": False} if name == "lstm" else {}), **more,
+            **({"coupled": False} if name.startswith("lstm") else {}), **more,
         }  # fmt: skip
         x, r = f(steps, count, gates * hidden), f(gates, hidden, hidden)
         h0 = f(count, hidden) if full else None
         lens = rng.integers(0, steps + 1, count).astype(np.int32) if lengths else None
         state = {"rnn": [], "gru": [f(hidden)], "lstm": [f(count, hidden), f(3 * hidden)]}
+        state["lstm_dynamic"] = state["lstm"]
         own: list[Array | None] = list(state[name]) if full else [None] * len(state[name])
+        if name == "lstm_dynamic":
+            r = rng.integers(-127, 128, r.shape).astype(np.int8)
+            own.append((rng.random(gates * hidden) * 0.01 + 0.001).astype(np.float32))
         return Sample((x, r, h0, lens, *own), attrs)
 
     yield sample(1, 1, 1, False, False)
@@ -368,7 +423,7 @@ def _samples(name: str, rng: np.random.Generator) -> Iterator[Sample]:
     if name == "gru":
         yield sample(3, 1, 19, True, False, linear=True)
         yield sample(3, 6, 33, False, True, linear=True)
-    if name == "lstm":
+    if name.startswith("lstm"):
         yield sample(3, 2, 20, True, False, coupled=True)
     for fn in _DEFAULTS:
         names = ",".join([fn] * functions)
@@ -376,7 +431,12 @@ def _samples(name: str, rng: np.random.Generator) -> Iterator[Sample]:
         yield sample(2, 1, 9, True, False, activations=names, alphas=alphas, betas=betas)
 
 
-_EXTRA = {"rnn": {}, "gru": {"linear": bool}, "lstm": {"coupled": bool}}
+_EXTRA = {
+    "rnn": {},
+    "gru": {"linear": bool},
+    "lstm": {"coupled": bool},
+    "lstm_dynamic": {"coupled": bool},
+}
 
 OPERATORS = [
     Operator(
@@ -386,7 +446,8 @@ OPERATORS = [
             **_EXTRA[name],
         },
         lower=partial(_lower, name), schedule=schedule, samples=partial(_samples, name), flops=_flops,
-        depth=_depth, onnx={name.upper(): partial(_import, name)},
+        depth=partial(_depth, name),
+        onnx={"tilewright::DynamicLSTM" if name == "lstm_dynamic" else name.upper(): partial(_import, name)},
         doc=f"all steps of one direction of a recurrent layer ({name.upper()})",
     )
     for name in _CELLS

@@ -157,3 +157,40 @@ def test_silero_vad_over_100_steps(name: str) -> None:
         worst = max(worst, float(np.abs(got - want).max()))
         assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
     assert worst <= 1e-4 * largest
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(
+    ("signed", "columns", "zeros"), [(True, True, False), (False, False, True)]
+)
+def test_states_are_quantised_at_every_step(
+    direction: str, signed: bool, columns: bool, zeros: bool
+) -> None:
+    """com.microsoft's DynamicQuantizeLSTM: in whole steps, so ONNX Runtime's results but for its own rounding."""
+    both, hidden, size = 2 if direction == "bidirectional" else 1, 24, 9
+    number: Any = np.int8 if signed else np.uint8
+    low = -128 if signed else 0
+    scales = (both, 4 * hidden) if columns else (both,)
+    values: dict[str, Array] = {
+        "X": f(6, 1, size), "W": RNG.integers(low, low + 256, (both, size, 4 * hidden)).astype(number),
+        "R": RNG.integers(low, low + 256, (both, hidden, 4 * hidden)).astype(number),
+        "B": f(both, 8 * hidden), "H": f(both, 1, hidden), "C": f(both, 1, hidden),
+    }  # fmt: skip
+    for name in ("W", "R"):
+        values[f"{name}s"] = (RNG.random(scales) * 0.002 + 0.001).astype(np.float32)
+        values[f"{name}z"] = np.full(scales, 128 if zeros else 0, number)
+    inputs = ["X", "W", "R", "B", "", "H", "C", "", "Ws", "Wz", "Rs", "Rz"]
+    node = helper.make_node(
+        "DynamicQuantizeLSTM", inputs, ["Y", "Y_h", "Y_c"], domain="com.microsoft",
+        hidden_size=hidden, direction=direction,
+    )  # fmt: skip
+    free = ("X", "H", "C")
+    graph = helper.make_graph(
+        [node], "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, values[n].shape) for n in free],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("Y", "Y_h", "Y_c")],
+        [numpy_helper.from_array(a, n) for n, a in values.items() if n not in free],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    compare(model, {n: values[n] for n in free})

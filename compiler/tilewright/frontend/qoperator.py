@@ -59,6 +59,9 @@ class _Standing:
     def constant(self, array: Array, hint: str = "const") -> str:
         return self.node.constant(array, hint)
 
+    def reserve(self, *shape: int) -> None:
+        self.node.reserve(*shape)
+
     def add(
         self, op: str, inputs: Sequence[str], attrs: Attrs | None = None, outputs: int = 1
     ) -> list[str]:
@@ -246,6 +249,61 @@ def _scaled_product(
     return node.add("add", [y, bias])[0] if bias else y
 
 
+def _dynamic_lstm(node: ImportNode) -> Sequence[str]:
+    """DynamicQuantizeLSTM(x, w, r, bias?, lengths?, h?, c?, peephole?, scale and zero point of w, of r): x
+    becomes u8 as a whole, the state at every step; w[D, I, 4H] and r[D, H, 4H] have one scale per direction or column."""
+    t, w, r = node.type(0), node.type(1), node.type(2)
+    if t.rank != 3 or w.rank != 3 or r.rank != 3 or r.shape[2] != 4 * r.shape[1] or not r.size:
+        raise node.fail(f"x is {t}, w {w}, r {r}: the shapes do not fit: repair the model")
+    (directions, size, width), hidden = w.shape, r.shape[1]
+    steps, batch, _ = t.shape
+    view = _Standing(node, "DynamicQuantizeLinear", node.inputs[:1], max(node.opset, 13))
+    q, step, zero = onnx_importers()["DynamicQuantizeLinear"](view)
+    (rows,) = node.add("reshape", [q], {"shape": (steps * batch, size)})
+    weights, scale = _centred(node, 1, 8)
+    both = {"shape": (size, directions * width)}
+    (flat,) = node.add("reshape", node.add("transpose", [weights], {"perm": (1, 0, 2)}), both)
+    made = _Standing(node, "MatMulInteger", [rows, flat, zero], max(node.opset, 13))
+    made.integers = True
+    (total,) = onnx_importers()["MatMulInteger"](made)
+    (y,) = node.add("cast", [total], {"to": "f32"})
+    (scale,) = node.add("reshape", [scale], {"shape": (directions * width,)})
+    (y,) = node.add("mul", [y, *node.add("mul", [step, scale])])
+    (gates,) = node.add("reshape", [y], {"shape": (steps, batch, directions * width)})
+    state, worth = _centred(node, 2, 10)
+    (state,) = node.add("transpose", [state], {"perm": (0, 2, 1)})
+    given = [node.inputs[i] if node.has(i) else "" for i in range(3, 8)]
+    cells = _Standing(
+        node,
+        "LSTM",
+        [gates, "", state, *given, worth],
+        max(node.opset, 14),
+        {"hidden_size": hidden},
+    )
+    return onnx_importers()["tilewright::DynamicLSTM"](cells)
+
+
+def _centred(node: ImportNode, weights: int, at: int) -> tuple[str, str]:
+    """Constant bytes [D, K, 4H] less their zero point, and scales [D, 4H]; scale and zero point are inputs
+    `at` and `at` + 1, of [D] or [D, 4H]."""
+    known = node.need_const(weights, "the weights")
+    directions, _, width = known.shape
+    both: list[Array] = []
+    for i, kind in ((at, np.float32), (at + 1, np.int16)):
+        given = (
+            node.need_const(i, "scale and zero point of weights") if node.has(i) else np.zeros(1)
+        )
+        if given.size not in (1, directions, directions * width):
+            raise node.fail(f"input {i} of {given.size} elements does not fit: repair the model")
+        rows = given.reshape(directions if given.size >= directions else 1, -1)
+        both.append(np.ascontiguousarray(np.broadcast_to(rows, (directions, width))).astype(kind))
+    centred = known.astype(np.int16) - both[1][:, None, :]
+    small = next(
+        (k for k in (np.int8, np.uint8) if np.array_equal(centred, centred.astype(k))), np.int16
+    )
+    return node.constant(centred.astype(small), "weights"), node.constant(both[0], "scale")
+
+
 #: ONNX operator type (standard or com.microsoft) -> importer
 QOPERATORS: Mapping[str, Callable[[ImportNode], Sequence[str]]] = {
     "QLinearConv": _conv,
@@ -261,5 +319,6 @@ QOPERATORS: Mapping[str, Callable[[ImportNode], Sequence[str]]] = {
     "QLinearConcat": _concat,
     "DynamicQuantizeMatMul": _dynamic_matmul,
     "MatMulIntegerToFloat": _integer_to_float,
+    "DynamicQuantizeLSTM": _dynamic_lstm,
     "QLinearWhere": _where,
 }

@@ -43,6 +43,10 @@ _PACKED = {
     "past_present_share_buffer": "INT",
 }  # fmt: skip
 _ROTARY = ("interleaved", "num_heads", "rotary_embedding_dim", "is_packed_batching")
+_RECURRENT = {
+    "activations": "STRINGS", "activation_alpha": "FLOATS", "activation_beta": "FLOATS", "clip": "FLOAT",
+    "direction": "STRING", "hidden_size": "INT", "input_forget": "INT",
+}  # fmt: skip
 _BINARY = Signature(7, 8, {}, frozenset({2, 5, 7}))
 
 #: Operators of com.microsoft that are imported, as ONNX Runtime's ContribOperators.md describes them.
@@ -59,6 +63,7 @@ MICROSOFT: Mapping[str, Signature] = {
     ),
     "DynamicQuantizeMatMul": Signature(3, 5, {}, frozenset({3, 4})),
     "MatMulIntegerToFloat": Signature(4, 7, {}, frozenset({4, 5, 6})),
+    "DynamicQuantizeLSTM": Signature(12, 12, _RECURRENT, frozenset({3, 4, 5, 6, 7})),
     "QGemm": Signature(6, 9, {"alpha": "FLOAT", "transA": "INT", "transB": "INT"}, frozenset({6, 7, 8})),
     "QLinearAdd": _BINARY,
     "QLinearMul": _BINARY,

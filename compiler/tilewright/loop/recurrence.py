@@ -2,7 +2,7 @@
 
 In: a `KernelBuilder` whose inputs are x[T, N, G*H] (the input's part of every gate, biases included),
 r[G, H, H] (element [g, k, j] takes state k to unit j of gate g), h0[N, H]?, lengths[N]?, then what a cell
-has of its own. Out: elements of y[T + S, N, H]: the state h after every step, then the last of all S states.
+has of its own. Where r holds integers, `Bytes` of a step stand for h. Out: elements of y[T + S, N, H]: the state h after every step, then the last of all S states.
 Invariant: sequences are independent, so blocks of `ROWS` of them share every weight that is loaded; a
 sequence that is over keeps its state and gives zeros.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tilewright.core.dtypes import I64, DType
+from tilewright.core.dtypes import I32, I64, DType
 from tilewright.core.index import Ix
 from tilewright.loop.builder import (
     KernelBuilder,
@@ -82,6 +82,15 @@ def activate(f: Activation, x: Expr) -> Expr:
 
 
 @dataclass(slots=True)
+class Bytes:
+    """The state in whole steps of its own range, what a step is worth, and what weights [G*H] are worth."""
+
+    h: Local
+    step: Expr
+    scale: Reader
+
+
+@dataclass(slots=True)
 class Cell:
     """One block of sequences on its way through time; made by `steps`."""
 
@@ -98,6 +107,8 @@ class Cell:
     h: Local
     new: Local
     """The state after this step; it becomes `h` when all units are done."""
+    bytes: Bytes | None = None
+    """The state of this step in bytes, where weights are integers."""
 
     @property
     def dtype(self) -> DType:
@@ -117,11 +128,30 @@ class Cell:
         self, gates: Sequence[int], state: Local, b: Ix, j: Ix, own: bool = True
     ) -> list[Expr]:
         """Per gate the state's part, plus the input's part where it is its `own`."""
+        if self.bytes is not None:
+            return self.whole_sums(gates, self.bytes, b, j)
         sums = [self.k.local("a", self.dtype) for _ in gates]
         for g, a in zip(gates, sums, strict=True):
             self.k.set(a, self.input(g, b, j) if own else const(0.0, self.dtype))
         self.accumulate(dict(zip(gates, sums, strict=True)), state, b, j)
         return [a() for a in sums]
+
+    def whole_sums(self, gates: Sequence[int], state: Bytes, b: Ix, j: Ix) -> list[Expr]:
+        """The same of bytes: products are summed in i32."""
+        sums = [self.k.local("a", I32) for _ in gates]
+        for a in sums:
+            self.k.set(a, const(0, I32))
+        with self.k.loop("k", self.units) as i:
+            for g, a in zip(gates, sums, strict=True):
+                self.k.set(a, fma(state.h(b, i), cast(self.r(g, i, j), I32), a()))
+        return [
+            fma(
+                cast(a(), self.dtype),
+                mul(state.step, state.scale(g * self.units + j)),
+                self.input(g, b, j),
+            )
+            for g, a in zip(gates, sums, strict=True)
+        ]
 
     def accumulate(self, sums: dict[int, Local], state: Local, b: Ix, j: Ix) -> None:
         """Add the product of `state` and the weights of every gate to its sum."""
@@ -167,13 +197,15 @@ def unroll_time(
     more: Sequence[Reader | None],
     scratch: int,
     step: Callable[[Cell, Sequence[Local]], None],
+    scale: Reader | None = None,
 ) -> None:
     """All steps of all sequences. `more`: initial values of states besides h (None: zeros); `step` gets
-    those states, then `scratch` further buffers of one number per sequence and unit."""
+    those states, then `scratch` further buffers of one number per sequence and unit. `scale`: what integer
+    weights are worth; the state's range is that of all sequences then, which are one block."""
     x, r, h0, lengths = k.inputs[:4]
     assert x is not None and r is not None
     steps, count = x.shape[:2]
-    rows = min(count, ROWS)
+    rows = min(count, ROWS) if scale is None else count
     blocks, rest = divmod(count, rows) if rows else (0, 0)
     for start, number, size in ((0, blocks, rows), (blocks * rows, 1, rest)):
         if not size or not number:
@@ -189,14 +221,38 @@ def unroll_time(
                 with k.loop("bi", size) as b, k.loop("ji", r.shape[2]) as j:
                     zero = const(0.0, x.dtype)
                     k.set(state, zero if initial is None else initial(base + b, j), b, j)
+            whole = None if scale is None else k.local("q", I32, shape)
             with k.loop("t", steps) as t:
                 cell.t = steps - 1 - t if reverse else t
+                if whole is not None and scale is not None:
+                    cell.bytes = _to_bytes(cell, whole, scale)
                 step(cell, [*states[1:], *extra])
                 with k.loop("bc", size) as b, k.loop("jc", r.shape[2]) as j:
                     k.set(states[0], new(b, j), b, j)
             for i, state in enumerate(states):
                 with k.loop("bf", size) as b, k.loop("jf", r.shape[2]) as j:
                     k.emit((Ix(steps + i), base + b, j), state(b, j))
+
+
+def _to_bytes(cell: Cell, whole: Local, scale: Reader) -> Bytes:
+    """Quantise the state as DynamicQuantizeLinear does; `whole` gets bytes less their zero point."""
+    k, t, (rows, units) = cell.k, cell.dtype, cell.h.buffer.shape
+    zero = const(0.0, t)
+    low, high = k.local("low", t), k.local("high", t)
+    k.set(low, zero)
+    k.set(high, zero)
+    with k.loop("br", rows) as b, k.loop("jr", units) as j:
+        v = k.let("v", cell.h(b, j))
+        k.set(low, minimum(low(), v))
+        k.set(high, maximum(high(), v))
+    span = k.let("span", div(sub(high(), low()), const(255.0, t)))
+    step = k.let("step", select(binary("eq", span, zero), const(1.0, t), span))
+    most = const(255.0, t)
+    origin = k.let("origin", minimum(unary("round", div(unary("neg", low()), step)), most))
+    with k.loop("bq", rows) as b, k.loop("jq", units) as j:
+        steps = add(unary("round", div(cell.h(b, j), step)), origin)
+        k.set(whole, cast(sub(minimum(maximum(steps, zero), most), origin), I32), b, j)
+    return Bytes(whole, step, scale)
 
 
 def rnn_step(cell: Cell, states: Sequence[Local]) -> None:

@@ -30,7 +30,7 @@ def recurrence(kernel: Kernel, target: Target) -> Trace:
         span = min((_vectors(d, v, target) for v in nests), default=1)
         for var in nests:
             _tile(d, var, width, span, packed)
-        for var in [v for v in loops(d.kernel.body) if v.split("_")[0] in ("ji", "jc", "jf")]:
+        for var in [v for v in loops(d.kernel.body) if v.split("_")[0] in ("ji", "jc", "jf", "jq")]:
             vectorize_pass(d, var, width)
     parallelize_outer(d, volume(kernel))
     return d.trace
