@@ -1,18 +1,24 @@
-"""Winograd convolution: 3 x 3 with stride 1 in fewer multiplications, as three operators.
+"""Winograd convolution: stride 1 in fewer multiplications, as three operators.
 
-    V[p, t, c] = (B' d B)[p]      d: the (m + 2)^2 pixels that tile t of m^2 outputs reads
-    M[p]       = V[p] U[p]        a `matmul` for each of the p = (m + 2)^2 points; U = G g G'
-    y          = A' M A           m^2 pixels of each tile
+    V[p, t, c] = (B' d B)[p]      d: the a x b pixels that tile t of m x n outputs reads
+    M[p]       = V[p] U[p]        a `matmul` for each of the p = a b points; U = G g G'
+    y          = A' M A           m x n pixels of each tile
 
-F(2 x 2) needs 2.25 times fewer multiplications than the direct form, F(4 x 4) 4 times, and more memory:
-U is 1.8 and 4 times as large as the weights. Rounding errors grow a few times over, which `verify`
-measures. Whether it pays depends on the device, so it is a variant that the tuner picks by measuring.
+Along a dim with r taps m outputs read a = m + r - 1 pixels (`core.toom`); a dim with one tap has tiles of one
+pixel. 3 x 3: F(2 x 2) needs 2.25 times fewer multiplications than the direct form, F(4 x 4) 4 times; 1 x 3: 1.5 and
+2 times; 5 x 5 by F(2 x 2): 2.8 times. U is larger than the weights, 1.8 and 4 times for 3 x 3, and rounding errors
+grow. So it is a variant of `conv2d`: chosen where a log says that it was faster, else where the cost model says that
+it will be (`schedule.templates.ways`), and only where these weights stay accurate (`LIMIT`).
+Grouped convolutions have another dim, [p, g, t, c]. Leaving out the stage `variants` turns all of it off.
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,166 +26,122 @@ import numpy as np
 from tilewright.core.attributes import integer, ints
 from tilewright.core.dtypes import F32
 from tilewright.core.index import Ix
+from tilewright.core.toom import Matrix, short_convolution
 from tilewright.core.window import window_of
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType
-from tilewright.loop.builder import KernelBuilder, Reader, add, const, fma, mul, sub
-from tilewright.loop.ir import Expr, Kernel
+from tilewright.loop.bilinear import forward_2d, inverse_2d
+from tilewright.loop.builder import KernelBuilder, Reader, add
+from tilewright.loop.ir import Kernel
 from tilewright.registry import LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import injective, injective_space
+from tilewright.schedule.templates.ways import Convolution, direct_cycles, winograd_cycles
 from tilewright.schedule.trace import Trace
 
-Matrix = tuple[tuple[float, ...], ...]
-
-#: Output tile -> B', G and A' for the points 0, 1, -1, (2, -2,) infinity.
-_INPUT: dict[int, Matrix] = {
-    2: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-    4: (
-        (4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
-        (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1),
-    ),
-}  # fmt: skip
-_FILTER: dict[int, Matrix] = {
-    2: ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
-    4: (
-        (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
-        (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1),
-    ),
-}  # fmt: skip
-_OUTPUT: dict[int, Matrix] = {
-    2: ((1, 1, 1, 0), (0, 1, -1, -1)),
-    4: ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
-}
+#: Largest rounding error of a layer, of its largest result, with which Winograd may compute it. (One in 1e5 is usual,
+#: the direct form has about one in 1e6.)
+LIMIT = 1e-4
+#: Points per dim at most: more need 1/2 and 8 as coefficients, and lose digits.
+MOST_POINTS = 6
 
 
-# ---------------------------------------------------------------- arithmetic on expressions
+@dataclass(frozen=True, slots=True)
+class _Geometry:
+    """Per dim: outputs of a tile, pixels it reads, tiles; the size of the result; groups."""
+
+    tile: tuple[int, ...]
+    reads: tuple[int, ...]
+    tiles: tuple[int, ...]
+    size: tuple[int, ...]
+    group: int
+
+    @property
+    def points(self) -> int:
+        return self.reads[0] * self.reads[1]
+
+    def matrices(self, what: str) -> tuple[Matrix, Matrix]:
+        """`data`, `filter` or `output` of both dims."""
+        taps = [a - m + 1 for a, m in zip(self.reads, self.tile, strict=True)]
+        found = [short_convolution(m, r) for m, r in zip(self.tile, taps, strict=True)]
+        return getattr(found[0], what), getattr(found[1], what)
 
 
-def _combine(k: KernelBuilder, row: Sequence[float], values: Sequence[Expr]) -> Expr:
-    """The sum of row[i] * values[i] with the fewest operations; coefficients 1 and -1 are free."""
-    total: Expr | None = None
-    terms = sorted(
-        ((c, v) for c, v in zip(row, values, strict=True) if c),
-        key=lambda t: (abs(t[0]) != 1, t[0] < 0),
+def _geometry(attrs: Attrs) -> _Geometry:
+    tile, taps, size = ints(attrs, "tile"), ints(attrs, "taps"), ints(attrs, "size")
+    return _Geometry(
+        tile,
+        tuple(m + r - 1 for m, r in zip(tile, taps, strict=True)),
+        tuple(-(-n // m) for n, m in zip(size, tile, strict=True)),
+        size,
+        integer(attrs, "group"),
     )
-    for c, v in terms:
-        if total is None:
-            total = v if c == 1 else mul(const(c, F32), v)
-        elif c == 1:
-            total = add(total, v)
-        elif c == -1:
-            total = sub(total, v)
-        else:
-            total = fma(const(c, F32), v, total)
-    assert total is not None
-    return k.let("w", total) if len(terms) > 1 else total
-
-
-def _transform(k: KernelBuilder, matrix: Matrix, values: Sequence[Expr]) -> list[Expr]:
-    """matrix @ values. Rows for the points p and -p are the sum and difference of two shared parts."""
-    out: list[Expr] = []
-    i = 0
-    while i < len(matrix):
-        if i + 1 < len(matrix):
-            even = [(a + b) / 2 for a, b in zip(matrix[i], matrix[i + 1], strict=True)]
-            odd = [(a - b) / 2 for a, b in zip(matrix[i], matrix[i + 1], strict=True)]
-            disjoint = not any(e and o for e, o in zip(even, odd, strict=True))
-            if disjoint and any(even) and any(odd):
-                e, o = _combine(k, even, values), _combine(k, odd, values)
-                out += [k.let("w", add(e, o)), k.let("w", sub(e, o))]
-                i += 2
-                continue
-        out.append(_combine(k, matrix[i], values))
-        i += 1
-    return out
-
-
-def _inverse(k: KernelBuilder, matrix: Matrix, values: Sequence[Expr]) -> list[Expr]:
-    """matrix @ values for A': columns of the points p and -p act on the sum and the difference."""
-    columns = list(zip(*matrix, strict=True))
-    parts: list[Expr] = [values[0]]
-    weights: list[tuple[float, ...]] = [columns[0]]
-    for i in range(1, len(columns) - 1, 2):
-        plus, minus = columns[i], columns[i + 1]
-        parts += [
-            k.let("w", add(values[i], values[i + 1])),
-            k.let("w", sub(values[i], values[i + 1])),
-        ]
-        weights.append(tuple((a + b) / 2 for a, b in zip(plus, minus, strict=True)))
-        weights.append(tuple((a - b) / 2 for a, b in zip(plus, minus, strict=True)))
-    parts.append(values[-1])
-    weights.append(columns[-1])
-    return [_combine(k, row, parts) for row in zip(*weights, strict=True)]
-
-
-def _both_dims(
-    k: KernelBuilder, rows: Sequence[Sequence[Expr]], matrix: Matrix, inverse: bool
-) -> list[list[Expr]]:
-    """matrix @ rows @ matrix'."""
-    act = _inverse if inverse else _transform
-    columns = [act(k, matrix, column) for column in zip(*rows, strict=True)]
-    return [act(k, matrix, row) for row in zip(*columns, strict=True)]
 
 
 # ---------------------------------------------------------------- input transform
 
 
-def _geometry(attrs: Attrs) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    """(m, m + 2, tiles per dim, output size)."""
-    m, size = integer(attrs, "tile"), ints(attrs, "size")
-    return m, m + 2, tuple(-(-n // m) for n in size), size
+def _points_shape(geo: _Geometry, batch: int, channels: int) -> tuple[int, ...]:
+    """Shape of V (or M), [p, t, c] or [p, g, t, c]."""
+    tiles = batch * geo.tiles[0] * geo.tiles[1]
+    if geo.group == 1:
+        return geo.points, tiles, channels
+    return geo.points, geo.group, tiles, channels // geo.group
 
 
 def _input_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x = types[0]
     assert x is not None
-    if x.rank != 4 or x.dtype is not F32:
-        raise ModelError(f"`winograd_input` of {x}: an f32 tensor of rank 4 is wanted")
-    _, a, (th, tw), _ = _geometry(attrs)
-    return [TensorType(F32, (a * a, x.shape[0] * th * tw, x.shape[1]))]
+    geo = _geometry(attrs)
+    if x.rank != 4 or x.dtype is not F32 or x.shape[1] % geo.group:
+        raise ModelError(
+            f"`winograd_input` of {x} in {geo.group} groups: an f32 tensor of rank 4 is wanted"
+        )
+    return [TensorType(F32, _points_shape(geo, x.shape[0], x.shape[1]))]
 
 
 def _input_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     x = np.asarray(inputs[0], np.float64)
-    m, a, (th, tw), _ = _geometry(attrs)
+    geo = _geometry(attrs)
     before, after = _border(x.shape[2:], attrs)
     padded = np.pad(x, ((0, 0), (0, 0), (before[0], after[0]), (before[1], after[1])))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (a, a), (2, 3))[:, :, ::m, ::m]
-    windows = windows[:, :, :th, :tw]
-    b = np.asarray(_INPUT[m])
-    v = np.einsum("ia,ncyxab,jb->ijnyxc", b, windows, b)
-    return [v.reshape(a * a, -1, x.shape[1]).astype(np.float32)]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, geo.reads, (2, 3))
+    windows = windows[:, :, :: geo.tile[0], :: geo.tile[1]][:, :, : geo.tiles[0], : geo.tiles[1]]
+    down, across = map(np.asarray, geo.matrices("data"))
+    v = np.einsum("ia,ncyxab,jb->ijnyxc", down, windows, across)
+    v = v.reshape(geo.points, -1, geo.group, x.shape[1] // geo.group).swapaxes(1, 2)
+    return [v.reshape(_points_shape(geo, x.shape[0], x.shape[1])).astype(np.float32)]
 
 
 def _border(size: Sequence[int], attrs: Attrs) -> tuple[tuple[int, int], tuple[int, int]]:
     """Elements read before and after each spatial dim of an image of `size`."""
-    m, _, tiles, _ = _geometry(attrs)
+    geo = _geometry(attrs)
     before = ints(attrs, "pads")[:2]
-    after = [tiles[i] * m + 2 - before[i] - size[i] for i in (0, 1)]
+    after = [(geo.tiles[i] - 1) * geo.tile[i] + geo.reads[i] - before[i] - size[i] for i in (0, 1)]
     return (before[0], before[1]), (max(after[0], 0), max(after[1], 0))
 
 
 def _input_lower(k: KernelBuilder, attrs: Attrs) -> None:
     x = k.inputs[0]
     assert x is not None
-    m, a, (th, tw), _ = _geometry(attrs)
+    geo = _geometry(attrs)
     top, left = ints(attrs, "pads")[:2]
+    (a, b), (th, tw) = geo.reads, geo.tiles
+    share = x.shape[1] // geo.group
     with (
         k.loop("n", x.shape[0]) as n,
         k.loop("ty", th) as ty,
         k.loop("tx", tw) as tx,
-        k.loop("c", x.shape[1]) as c,
+        k.loop("g", geo.group) as g,
+        k.loop("c", share) as c,
     ):
-        d = [
-            [k.let("d", x(n, c, ty * m + (i - top), tx * m + (j - left))) for j in range(a)]
-            for i in range(a)
-        ]
-        v = _both_dims(k, d, _INPUT[m], inverse=False)
+        y0, x0 = ty * geo.tile[0] - top, tx * geo.tile[1] - left
+        d = [[k.let("d", x(n, g * share + c, y0 + i, x0 + j)) for j in range(b)] for i in range(a)]
+        v = forward_2d(k, d, *geo.matrices("data"))
         t = (n * th + ty) * tw + tx
-        for i in range(a):
-            for j in range(a):
-                k.emit((Ix(i * a + j), t, c), v[i][j])
+        where = (t, c) if geo.group == 1 else (g, t, c)
+        for i, j in product(range(a), range(b)):
+            k.emit((Ix(i * b + j), *where), v[i][j])
 
 
 def _input_wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
@@ -195,43 +157,52 @@ def _input_wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWis
 
 
 def _output_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
-    product, bias = (*types, None)[:2]
-    assert product is not None
-    _, a, (th, tw), size = _geometry(attrs)
-    fits = product.rank == 3 and product.shape[0] == a * a and product.dtype is F32
-    if not fits or product.shape[1] % (th * tw):
-        raise ModelError(f"`winograd_output` of {product}: the shape does not fit {size}")
-    if bias is not None and bias != TensorType(F32, (product.shape[2],)):
-        raise ModelError(f"`winograd_output`: bias {bias} is not f32[{product.shape[2]}]")
-    return [TensorType(F32, (product.shape[1] // (th * tw), product.shape[2], *size))]
+    m, bias = (*types, None)[:2]
+    assert m is not None
+    geo = _geometry(attrs)
+    each = geo.tiles[0] * geo.tiles[1]
+    rank = 3 if geo.group == 1 else 4
+    fits = m.rank == rank and m.shape[0] == geo.points and m.dtype is F32
+    if not fits or m.shape[-2] % each or (geo.group > 1 and m.shape[1] != geo.group):
+        raise ModelError(f"`winograd_output` of {m}: the shape does not fit {geo.size}")
+    channels = m.shape[-1] * geo.group
+    if bias is not None and bias != TensorType(F32, (channels,)):
+        raise ModelError(f"`winograd_output`: bias {bias} is not f32[{channels}]")
+    return [TensorType(F32, (m.shape[-2] // each, channels, *geo.size))]
 
 
 def _output_reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
-    product, bias = (*inputs, None)[:2]
-    m, a, (th, tw), size = _geometry(attrs)
-    points = np.asarray(product, np.float64).reshape(a, a, -1, th, tw, product.shape[2])
-    inverse = np.asarray(_OUTPUT[m])
-    y = np.einsum("ia,abnyxk,jb->nkyixj", inverse, points, inverse)
-    y = y.reshape(*y.shape[:2], th * m, tw * m)[:, :, : size[0], : size[1]]
+    m, bias = (*inputs, None)[:2]
+    geo = _geometry(attrs)
+    points = np.asarray(m, np.float64).reshape(*geo.reads, geo.group, -1, *geo.tiles, m.shape[-1])
+    down, across = map(np.asarray, geo.matrices("output"))
+    y = np.einsum("ia,abgnyxk,jb->ngkyixj", down, points, across)
+    y = y.reshape(y.shape[0], -1, geo.tiles[0] * geo.tile[0], geo.tiles[1] * geo.tile[1])
+    y = y[:, :, : geo.size[0], : geo.size[1]]
     return [(y if bias is None else y + bias.reshape(1, -1, 1, 1)).astype(np.float32)]
 
 
 def _output_lower(k: KernelBuilder, attrs: Attrs) -> None:
     """One nest for the whole tiles, others for those cut by the lower and right edges."""
-    product, bias = (*k.inputs, None)[:2]
-    assert product is not None
-    m, _, (th, tw), (height, width) = _geometry(attrs)
-    for y0, rows, tall in _spans(height, m):
-        for x0, cols, wide in _spans(width, m):
+    m, bias = (*k.inputs, None)[:2]
+    assert m is not None
+    geo = _geometry(attrs)
+    th, tw = geo.tiles
+    for y0, rows, tall in _spans(geo.size[0], geo.tile[0]):
+        for x0, cols, wide in _spans(geo.size[1], geo.tile[1]):
             with (
                 k.loop("n", k.out_shape[0]) as n,
                 k.loop("ty", rows) as ty,
                 k.loop("tx", cols) as tx,
-                k.loop("c", k.out_shape[1]) as c,
+                k.loop("g", geo.group) as g,
+                k.loop("c", m.shape[-1]) as c,
             ):
                 t = (n * th + ty + y0) * tw + tx + x0
-                at = (n, c, (ty + y0) * m, (tx + x0) * m)
-                _output_tile(k, product, bias, m, t, at, (tall, wide))
+                where = (t, c) if geo.group == 1 else (g, t, c)
+                at = (
+                    n, g * m.shape[-1] + c, (ty + y0) * geo.tile[0], (tx + x0) * geo.tile[1],
+                )  # fmt: skip
+                _output_tile(k, m, bias, geo, where, at, (tall, wide))
 
 
 def _spans(size: int, m: int) -> list[tuple[int, int, int]]:
@@ -242,17 +213,17 @@ def _spans(size: int, m: int) -> list[tuple[int, int, int]]:
 
 def _output_tile(
     k: KernelBuilder,
-    product: Reader,
+    m: Reader,
     bias: Reader | None,
-    m: int,
-    t: Ix,
+    geo: _Geometry,
+    where: tuple[Ix, ...],
     at: tuple[Ix, Ix, Ix, Ix],
     keep: tuple[int, int],
 ) -> None:
     n, c, y, x = at
-    a = m + 2
-    points = [[k.let("m", product(i * a + j, t, c)) for j in range(a)] for i in range(a)]
-    out = _both_dims(k, points, _OUTPUT[m], inverse=True)
+    a, b = geo.reads
+    points = [[k.let("m", m(i * b + j, *where)) for j in range(b)] for i in range(a)]
+    out = inverse_2d(k, points, *geo.matrices("output"))
     shift = None if bias is None else k.let("b", bias(c))
     for i in range(keep[0]):
         for j in range(keep[1]):
@@ -269,60 +240,145 @@ def _schedule(kernel: Kernel, target: Target) -> Trace:
 
 
 def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
-    """Sums of at most (m + 2)^2 products with coefficients up to 8."""
-    return 64 * integer(attrs, "tile")
+    """Sums of at most a b products with coefficients up to 8."""
+    return 64 * max(ints(attrs, "tile"))
 
 
 # ---------------------------------------------------------------- the variants of conv2d
 
 
-def _rewrite(graph: Graph, node: Node, m: int) -> list[Node] | None:
-    """The three nodes that replace a 3 x 3 convolution of stride 1; None where it is another one."""
+def _variant_geometry(graph: Graph, node: Node, m: int) -> _Geometry | None:
+    """Tiles of m outputs along each dim with several taps; None for a convolution that has no such form."""
     x, w = graph.types[node.inputs[0]], graph.types[node.inputs[1]]
-    weights = graph.constants.get(node.inputs[1])
     attrs = node.attrs
-    if weights is None or x.dtype is not F32 or w.shape[2:] != (3, 3) or attrs["group"] != 1:
+    taps = w.shape[2:]
+    if node.inputs[1] not in graph.constants or x.dtype is not F32 or w.dtype is not F32:
         return None
-    if ints(attrs, "strides") != (1, 1) or ints(attrs, "dilations") != (1, 1):
+    if ints(attrs, "strides") != (1, 1) or ints(attrs, "dilations") != (1, 1) or max(taps) == 1:
         return None
-    size = window_of(attrs, (3, 3)).output(x.shape[2:])
-    g = np.asarray(_FILTER[m])
-    u = np.einsum("ia,ocab,jb->ijco", g, weights.astype(np.float64), g)
-    u = u.reshape((m + 2) ** 2, w.shape[1], w.shape[0]).astype(np.float32)
-    geometry: dict[str, AttrValue] = {"tile": m, "size": size}
-    transform = {**geometry, "pads": ints(attrs, "pads")}
-    points, product = graph.fresh(f"{node.name}.points"), graph.fresh(f"{node.name}.product")
+    tile = tuple(m if r > 1 else 1 for r in taps)
+    reads = tuple(n + r - 1 for n, r in zip(tile, taps, strict=True))
+    if max(reads) > MOST_POINTS:
+        return None
+    size = window_of(attrs, taps).output(x.shape[2:])
+    tiles = tuple(-(-n // t) for n, t in zip(size, tile, strict=True))
+    return _Geometry(tile, reads, tiles, tuple(size), integer(attrs, "group"))
+
+
+def _rewrite(graph: Graph, node: Node, m: int) -> list[Node] | None:
+    """The three nodes that replace a convolution of stride 1; None where it is another one, or where
+    these weights would lose too many digits."""
+    geo = _variant_geometry(graph, node, m)
+    if geo is None:
+        return None
+    x, w = graph.types[node.inputs[0]], graph.types[node.inputs[1]]
+    weights = graph.constants[node.inputs[1]]
+    u = _points_of(weights, geo)
+    if _rounding(weights, u, geo) > LIMIT:
+        return None
+    attrs: dict[str, AttrValue] = {
+        "tile": geo.tile, "taps": w.shape[2:], "size": geo.size, "group": geo.group,
+    }  # fmt: skip
+    transform = {**attrs, "pads": ints(node.attrs, "pads")}
+    points, sums = graph.fresh(f"{node.name}.points"), graph.fresh(f"{node.name}.product")
     filters = graph.add_constant(f"{node.inputs[1]}.winograd{m}", u)
     (graph.types[points],) = _input_infer([x], transform)
-    tiles = graph.types[points].shape[1]
-    graph.types[product] = TensorType(F32, (u.shape[0], tiles, u.shape[2]))
-    last = (product, *node.inputs[2:3])
+    graph.types[sums] = TensorType(F32, _points_shape(geo, x.shape[0], w.shape[0]))
+    last = (sums, *node.inputs[2:3])
     return [
         Node(f"{node.name}/input", "winograd_input", node.inputs[:1], (points,), transform),
-        Node(f"{node.name}/product", "matmul", (points, filters), (product,)),
-        Node(node.name, "winograd_output", last, node.outputs, geometry),
+        Node(f"{node.name}/product", "matmul", (points, filters), (sums,)),
+        Node(node.name, "winograd_output", last, node.outputs, attrs),
     ]
 
 
+def _points_of(weights: Array, geo: _Geometry) -> Array:
+    """U = G g G' as [p, ci, co] or [p, g, ci, co]."""
+    down, across = map(np.asarray, geo.matrices("filter"))
+    co, ci = weights.shape[:2]
+    g = weights.astype(np.float64).reshape(geo.group, co // geo.group, ci, *weights.shape[2:])
+    u = np.einsum("ia,gocab,jb->ijgco", down, g, across, optimize=True)
+    shape = (geo.points, ci, co) if geo.group == 1 else (geo.points, geo.group, ci, co // geo.group)
+    return u.reshape(shape).astype(np.float32)
+
+
+def _rounding(weights: Array, u: Array, geo: _Geometry) -> float:
+    """Error of f32 arithmetic in this form on normally distributed data, of the largest result."""
+    few, outputs = 24, 32  # tiles and channels that are tried
+    ci, co = u.shape[-2], min(u.shape[-1], outputs)
+    rng = np.random.default_rng(0)
+    d = rng.standard_normal((few, ci, *geo.reads))
+    data = [np.asarray(m, np.float32) for m in geo.matrices("data")]
+    back = [np.asarray(m, np.float32) for m in geo.matrices("output")]
+    v = data[0] @ d.astype(np.float32) @ data[1].T
+    first = u.reshape(geo.points, -1, ci, u.shape[-1])[:, 0, :, :co]  # one group stands for all
+    sums = v.reshape(few, ci, geo.points).transpose(2, 0, 1) @ first
+    got = back[0] @ sums.transpose(1, 2, 0).reshape(few, co, *geo.reads) @ back[1].T
+    windows = np.lib.stride_tricks.sliding_window_view(d, weights.shape[2:], (2, 3))
+    want = np.einsum("tcyxab,ocab->toyx", windows, weights[:co].astype(np.float64), optimize=True)
+    largest = float(np.abs(want).max())
+    return float(np.abs(got - want).max()) / largest if largest else 0.0
+
+
+def _way(graph: Graph, node: Node, target: Target) -> str | None:
+    """The variant that the cost model expects to be fastest; None for the direct form."""
+    if target.family != "simd" or node.inputs[1] not in graph.constants:
+        return None
+    x, w = graph.types[node.inputs[0]], graph.types[node.inputs[1]]
+    size = window_of(node.attrs, w.shape[2:]).output(x.shape[2:])
+    group = integer(node.attrs, "group")
+    conv = Convolution(x.shape[0], w.shape[1], w.shape[0] // group, w.shape[2:], size, group)
+    best, least = None, direct_cycles(conv, target)
+    for name, m in _TILES.items():
+        geo = _variant_geometry(graph, node, m)
+        if geo is None:
+            continue
+        cycles = winograd_cycles(conv, geo.tile, target)
+        if cycles < least:
+            best, least = name, cycles
+    return best
+
+
+_TILES = {"winograd2": 2, "winograd4": 4}
+
+#: Other ways to compute an operator, which the tuner may choose: operator -> name -> rewrite.
+VARIANTS = {"conv2d": {name: partial(_rewrite, m=m) for name, m in _TILES.items()}}
+
+#: Which of them to use where no log knows: operator -> (graph, node, target) -> name.
+WAYS = {"conv2d": _way}
+
+
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:
-    for m in (2, 4):
-        for h, w, c, pads in (
-            (8, 8, 16, (1, 1, 1, 1)),
-            (7, 9, 5, (0, 1, 1, 0)),
-            (4, 4, 1, (0, 0, 0, 0)),
-        ):
-            size = (h + pads[0] + pads[2] - 2, w + pads[1] + pads[3] - 2)
-            x = rng.standard_normal((2, c, h, w)).astype(np.float32)
-            yield Sample((x,), {"tile": m, "size": size, "pads": pads})
+    for tile, taps, h, w, c, pads, group in (
+        ((2, 2), (3, 3), 8, 8, 16, (1, 1, 1, 1), 1),
+        ((4, 4), (3, 3), 8, 8, 16, (1, 1, 1, 1), 1),
+        ((2, 2), (3, 3), 7, 9, 5, (0, 1, 1, 0), 1),
+        ((4, 4), (3, 3), 7, 9, 6, (0, 1, 1, 0), 2),
+        ((2, 2), (5, 5), 7, 9, 5, (2, 2, 2, 2), 1),
+        ((1, 4), (1, 3), 3, 9, 8, (0, 0, 0, 0), 1),
+        ((4, 1), (3, 1), 4, 4, 1, (0, 0, 0, 0), 1),
+    ):
+        size = (h + pads[0] + pads[2] - taps[0] + 1, w + pads[1] + pads[3] - taps[1] + 1)
+        x = rng.standard_normal((2, c, h, w)).astype(np.float32)
+        attrs = {"tile": tile, "taps": taps, "size": size, "pads": pads, "group": group}
+        yield Sample((x,), attrs)
 
 
 def _output_samples(rng: np.random.Generator) -> Iterator[Sample]:
-    for m in (2, 4):
-        for size, c, biased in (((8, 8), 16, True), ((7, 9), 5, False), ((1, 3), 3, True)):
-            tiles = 2 * -(-size[0] // m) * -(-size[1] // m)
-            product = rng.standard_normal(((m + 2) ** 2, tiles, c)).astype(np.float32)
-            bias = (rng.standard_normal(c).astype(np.float32),) if biased else ()
-            yield Sample((product, *bias), {"tile": m, "size": size})
+    for tile, taps, size, c, biased, group in (
+        ((2, 2), (3, 3), (8, 8), 16, True, 1),
+        ((4, 4), (3, 3), (8, 8), 16, True, 1),
+        ((2, 2), (3, 3), (7, 9), 5, False, 1),
+        ((4, 4), (3, 3), (7, 9), 5, False, 2),
+        ((2, 2), (3, 3), (1, 3), 3, True, 2),
+        ((2, 2), (5, 5), (4, 3), 3, True, 1),
+        ((1, 4), (1, 3), (3, 9), 16, True, 1),
+    ):
+        attrs = {"tile": tile, "taps": taps, "size": size, "group": group}
+        geo = _geometry(attrs)
+        shape = _points_shape(geo, 2, c * group)
+        bias = (rng.standard_normal(c * group).astype(np.float32),) if biased else ()
+        yield Sample((rng.standard_normal(shape).astype(np.float32), *bias), attrs)
 
 
 OPERATORS = [
@@ -331,7 +387,7 @@ OPERATORS = [
         trait="opaque",
         infer=_input_infer,
         reference=_input_reference,
-        attrs={"tile": int, "size": tuple, "pads": tuple},
+        attrs={"tile": tuple, "taps": tuple, "size": tuple, "pads": tuple, "group": int},
         lower=_input_lower,
         schedule=_schedule,
         space=injective_space,
@@ -345,7 +401,7 @@ OPERATORS = [
         trait="opaque",
         infer=_output_infer,
         reference=_output_reference,
-        attrs={"tile": int, "size": tuple},
+        attrs={"tile": tuple, "taps": tuple, "size": tuple, "group": int},
         lower=_output_lower,
         schedule=_schedule,
         space=injective_space,
@@ -355,11 +411,3 @@ OPERATORS = [
         doc="points back to pixels: A' M A (+ bias)",
     ),
 ]
-
-#: Other ways to compute an operator, which the tuner may choose: operator -> name -> rewrite.
-VARIANTS = {
-    "conv2d": {
-        "winograd2": lambda graph, node: _rewrite(graph, node, 2),
-        "winograd4": lambda graph, node: _rewrite(graph, node, 4),
-    }
-}

@@ -82,12 +82,14 @@ def build(
     known = library if library is not None else load_library(machine)
     request = requested(shapes, lambda: _declared(source))
     if request.sizes:
-        opened = _opened(source, request, machine, variants or known.way, progress, notify, dump)
+        opened = _opened(
+            source, request, machine, variants or known.chooser(machine), progress, notify, dump
+        )
         place, groups = opened.place, opened.groups
         title = name or place.graph.name
         return _Assembler(title, machine, place, groups, known, progress, dump, opened).run()
     graph = _imported(source, request.at({}), progress, notify, dump)
-    place, groups = _grouped(graph, variants or known.way, progress, dump, without)
+    place, groups = _grouped(graph, variants or known.chooser(machine), progress, dump, without)
     assembler = _Assembler(name or graph.name, machine, place, groups, known, progress, dump)
     assembler.reuse = "memory" not in without
     return assembler.run()
@@ -112,10 +114,10 @@ def survey(
     request = requested(shapes, lambda: _declared(source))
     opened: Open | None = None
     if request.sizes:
-        opened = _opened(source, request, machine, known.way)
+        opened = _opened(source, request, machine, known.chooser(machine))
         place, groups = opened.place, opened.groups
     else:
-        place, groups = _grouped(_imported(source, request.at({})), known.way)
+        place, groups = _grouped(_imported(source, request.at({})), known.chooser(machine))
     assembler = _Assembler(
         place.graph.name, machine, place, groups, known, lambda stage, done: None, None, opened
     )
@@ -176,10 +178,16 @@ def _opened(
     if isinstance(source, Graph):
         raise TilewrightError("a graph has static shapes: open sizes need the model it came from")
     chosen: dict[str, str | None] = {}
+    smallest = optimize(
+        _imported(source, request.at({s.var: s.range[0] for s in request.sizes}))
+    ).types
 
     def choose(graph: Graph, node: Node) -> str | None:
+        """A variant is made for one size of image: only the first dim (the batch) may be open."""
         if node.name not in chosen:
-            chosen[node.name] = variants(graph, node)
+            out = node.outputs[0]
+            fixed = out in smallest and smallest[out].shape[1:] == graph.types[out].shape[1:]
+            chosen[node.name] = variants(graph, node) if fixed else None
         return chosen[node.name]
 
     def optimised(point: Point) -> Graph:

@@ -114,6 +114,10 @@ class ImportNode(Protocol):
         """Add a constant; returns its value name."""
         ...
 
+    def reserve(self, *shape: int) -> None:
+        """Raises unless a constant of this shape may be made: call it before NumPy allocates what a file asks for."""
+        ...
+
     def add(
         self, op: str, inputs: Sequence[str], attrs: Attrs | None = None, outputs: int = 1
     ) -> list[str]:
@@ -259,6 +263,21 @@ def variants() -> Mapping[str, Mapping[str, Variant]]:
                     raise TilewrightError(
                         f"variant `{name}` of `{op}` is defined twice: rename one"
                     )
+    return found
+
+
+#: (graph, node, target) -> name of the variant that promises to be fastest; None for the operator's own way.
+Way = Callable[[Graph, Node, Target], "str | None"]
+
+
+@cache
+def ways() -> Mapping[str, Way]:
+    """Operator -> the rule that picks a variant where no log knows: what operator files export as `WAYS`."""
+    found: dict[str, Way] = {}
+    for module in _modules("tilewright.kernels", "tilewright.kernels"):
+        for op, rule in getattr(module, "WAYS", {}).items():
+            if found.setdefault(op, rule) is not rule:
+                raise TilewrightError(f"the ways of `{op}` have two rules: remove one")
     return found
 
 

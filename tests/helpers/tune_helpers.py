@@ -30,7 +30,7 @@ class Asked(Library):
 
 def kernels_of(graph: Graph, target: Target = V3) -> list[tuple[Operator | None, Kernel]]:
     asked = Asked(target)
-    build(graph, target, library=asked)
+    build(graph, target, library=asked, without={"variants"})
     return asked.kernels
 
 

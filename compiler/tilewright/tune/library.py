@@ -16,9 +16,10 @@ from pathlib import Path
 
 from tilewright.errors import ScheduleError
 from tilewright.graph.ir import Graph, Node
+from tilewright.graph.passes.choose_variants import Chooser
 from tilewright.loop.ir import Kernel
 from tilewright.loop.rewrite import loops
-from tilewright.registry import Operator
+from tilewright.registry import Operator, ways
 from tilewright.schedule.space import Space
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import gpu, gpu_space, injective, injective_space
@@ -37,7 +38,7 @@ from tilewright.tune.records import Record, read
 #: An untuned kernel takes the schedule of a tuned one at most this many doublings away.
 NEAR = 3.0
 #: The same for ways to compute a node, which turn on the shape more sharply.
-NEAR_VARIANT = 2.0
+NEAR_VARIANT = 1.0
 
 #: ... and only if it gained this much there: what gains little on one shape may lose on the next.
 TRANSFER_RATIO = 0.95
@@ -212,8 +213,21 @@ class Library:
 
     # ---- ways to compute a node
 
-    def way(self, graph: Graph, node: Node) -> str | None:
-        """Name of the variant to compute a node with; None for the operator's own way."""
+    def chooser(self, target: Target) -> Chooser:
+        """Picks ways for `target`: what was measured for such a node or a near one, else what the operator's
+        rule expects."""
+
+        def choose(graph: Graph, node: Node) -> str | None:
+            known = self.way(graph, node)
+            if known is not None:
+                return known.variant or None if known.verdict == "faster" else None
+            rule = ways().get(node.op)
+            return rule(graph, node, target) if rule is not None else None
+
+        return choose
+
+    def way(self, graph: Graph, node: Node) -> Record | None:
+        """What was measured for a node that computes the same, or for the nearest one."""
         if not self.ways:
             return None
         own = self.ways.get(node_hash(graph, node))
@@ -227,7 +241,7 @@ class Library:
             if not near or near[0][0] > NEAR_VARIANT:
                 return None
             own = self.ways[near[0][1]]
-        return own.variant or None if own.verdict == "faster" else None
+        return own
 
 
 def node_choice(graph: Graph, node: Node) -> Mapping[str, int | str]:

@@ -1,0 +1,67 @@
+"""What it costs to compute a convolution in one way or another, before anything is measured.
+
+In: sizes of a convolution and a `Target`. Out: cycles on one core, good for comparing ways of the same node.
+The products are charged as `tiles` charges them; what Winograd adds is memory: points written and read again,
+and weights that grow. Constants are from Zen 4 and hold within 20 % there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tilewright.schedule.target import Target
+from tilewright.schedule.templates.tiles import map_tile, register_tile
+
+#: Bytes per cycle that one core streams from memory, from the last level of cache, from the second.
+MEMORY, LAST, SECOND = 7.0, 12.0, 32.0
+#: Cycles for each vector of points that is made or taken back, besides its bytes.
+TRANSFORM = 4.0
+#: Cycles to start a step.
+STEP = 500.0
+#: Winograd must promise this much: it costs memory, and the model is not exact.
+WORTH = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A dense convolution of stride 1: images, channels in and out per group, taps, output size, groups."""
+
+    batch: int
+    inputs: int
+    outputs: int
+    taps: tuple[int, ...]
+    size: tuple[int, ...]
+    group: int = 1
+
+
+def direct_cycles(c: Convolution, target: Target) -> float:
+    """The direct form: a register tile over pixels."""
+    depth = c.inputs * math.prod(c.taps)
+    tile = register_tile(math.prod(c.size), c.outputs, depth, target)
+    if min(c.size) > 1:
+        tile = map_tile(list(c.size), c.outputs, depth, target, tile)
+    weights = 4.0 * depth * c.outputs
+    return c.batch * c.group * max(tile.cost, weights / _speed(weights * c.group, target) / c.batch)
+
+
+def winograd_cycles(c: Convolution, tile: tuple[int, ...], target: Target) -> float:
+    """Winograd with tiles of `tile` outputs, `WORTH` included."""
+    points = math.prod(m + r - 1 for m, r in zip(tile, c.taps, strict=True))
+    tiles = c.batch * math.prod(-(-n // m) for n, m in zip(c.size, tile, strict=True))
+    weights = 4.0 * points * c.inputs * c.outputs
+    once = register_tile(tiles, c.outputs, c.inputs, target).cost * points
+    stream = weights / _speed(weights * c.group, target)
+    products = c.group * max(once + 0.15 * stream, 1.2 * stream)
+    width = target.lanes(4)
+    vectors = tiles * points * (-(-c.inputs // width) + -(-c.outputs // width)) * c.group
+    traffic = 4.0 * tiles * points * (c.inputs + c.outputs) * c.group
+    moves = vectors * TRANSFORM + traffic / _speed(traffic, target)
+    return (products + moves + 2 * STEP) / WORTH
+
+
+def _speed(size: float, target: Target) -> float:
+    """Bytes per cycle for data of `size` bytes that is used once per run."""
+    if size <= target.l2_bytes / 2:
+        return SECOND
+    return LAST if size <= target.l3_bytes / 8 else MEMORY
