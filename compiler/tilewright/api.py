@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -27,7 +27,7 @@ from tilewright.device.board_model import BoardModel
 from tilewright.device.cuda_device import CudaModel, require_driver
 from tilewright.device.gpu_model import GpuModel
 from tilewright.device.linux_model import LinuxArtifact, LinuxModel
-from tilewright.errors import TargetError, ToolchainError
+from tilewright.errors import ModelError, TargetError, ToolchainError
 from tilewright.footprint import Footprint, footprint
 from tilewright.gpu import GpuCode, generate_gpu, gpu_assembly
 from tilewright.graph.ir import Graph
@@ -77,6 +77,7 @@ def compile(  # the name users expect, as in re.compile
     shapes: Shapes | None = None,
     threads: int = 1,
     *,
+    states: Mapping[str, str] | None = None,
     device: str | None = None,
     checked: bool = False,
     progress: Progress = lambda stage, fraction: None,
@@ -87,7 +88,9 @@ def compile(  # the name users expect, as in re.compile
 
     `shapes` fixes the shapes of inputs by name; dims that nothing fixes become 1 and `notify` says so. A dim may
     stay open: `{"x": (1, "tokens"), "tokens": "1..512"}`, where a symbolic dim of the model goes by its name
-    alone. The model then takes any size in the range.
+    alone. The model then takes any size in the range. `{"tokens": (77,)}` fixes a symbolic dim.
+    `states` ({"h": "h_next"}) keeps an output for the next call, which gets it as that input: both are gone from
+    what a call takes and returns; the first call and the first after `reset()` get zeros.
     `dump_ir` is a directory that receives the text of every stage. A model for another kind of machine
     runs in the target's emulator, or on `device` (ssh://user@host:port). `checked` code looks at every index
     before it uses it and raises `AccessError` instead of an access outside a buffer. Raises `ModelError` for a model
@@ -103,7 +106,8 @@ def compile(  # the name users expect, as in re.compile
         require_driver(machine)
     if checked:
         require_checkable(machine)
-    program = build(model, machine, shapes, progress, notify, _path(dump_ir))
+    source, shapes = with_states(model, shapes, states, notify)
+    program = build(source, machine, shapes, progress, notify, _path(dump_ir))
     progress("generate code", 0.0)
     if checked:
         program = program.with_checks()
@@ -111,6 +115,27 @@ def compile(  # the name users expect, as in re.compile
     made = CompiledModel(program, threads, digest) if here else remote(program, device, digest)
     progress("done", 1.0)
     return made
+
+
+def with_states(
+    model: Source,
+    shapes: Shapes | None,
+    states: Mapping[str, str] | None,
+    notify: Callable[[str], None] = lambda message: None,
+) -> tuple[Source, Shapes | None]:
+    """What `pipeline.build` is given for a model whose `states` (input -> output) are declared, and its shapes.
+
+    Raises `ModelError` for pairs that cannot be states, or sizes that stay open.
+    """
+    if not states:
+        return model, shapes
+    if any(isinstance(v, str) or any(".." in str(d) for d in v) for v in (shapes or {}).values()):
+        raise ModelError("--state needs fixed sizes: give --shape numbers, not ranges")
+    from tilewright.frontend.models import load_model
+    from tilewright.frontend.states import declare_states
+
+    graph = model if isinstance(model, Graph) else load_model(model, largest(model, shapes), notify)
+    return declare_states(graph, states), None
 
 
 def remote(program: Program, device: str | None = None, model_hash: str = "") -> Remote:

@@ -16,6 +16,7 @@ from tilewright import api
 from tilewright.artifact import manifest as manifests
 from tilewright.artifact.manifest import Manifest
 from tilewright.errors import TilewrightError
+from tilewright.frontend.models import is_tflite
 from tilewright.pipeline import Shapes, build
 from tilewright.schedule.target import Target
 
@@ -36,7 +37,8 @@ def check_rebuilt(directory: Path, model: Path, target: str | Target | None = No
         ]
     spec = manifest.spec
     try:
-        program = build(model, target or spec.target, _shapes(manifest), name=spec.name)
+        source, shapes = api.with_states(model, _shapes(manifest), _states(manifest, model))
+        program = build(source, target or spec.target, shapes, name=spec.name)
         with tempfile.TemporaryDirectory(prefix="tilewright-rebuild-") as folder:
             again = Path(folder) / spec.name
             api.write(program, again, found, selftest="selftest" in manifest.facts)
@@ -49,6 +51,14 @@ def _shapes(manifest: Manifest) -> Shapes:
     """What the model was compiled for: the shapes of inputs without open dims, ranges of open sizes."""
     sizes = {s.name: str(s).partition("=")[2] for s in manifest.spec.sizes}
     return {**{t.name: t.shape for t in manifest.spec.inputs if not t.dims}, **sizes}
+
+
+def _states(manifest: Manifest, model: Path) -> dict[str, str]:
+    """States that were declared when the model was compiled; those that a TFLite file has are its own."""
+    spec = manifest.spec
+    if is_tflite(model):
+        return {}
+    return {spec.inputs[s.input].name: spec.outputs[s.output].name for s in spec.states}
 
 
 def _compared(old: Manifest, new: Manifest) -> list[str]:

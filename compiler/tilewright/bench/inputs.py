@@ -29,7 +29,7 @@ def make_inputs(
     seed: int,
     given: Mapping[str, Array] | None = None,
 ) -> list[Array]:
-    """One array per input, `given` ones by name as they are.
+    """One array per input, `given` ones by name as they are; a number that is given fills its input.
 
     Floats: a picture in [0, 1] where the shape is that of one (four dims, one of them 1 to 4 channels),
     else normally distributed; bytes the same over their whole range. Masks are ones. Other whole numbers: rows of the table they pick from,
@@ -40,7 +40,7 @@ def make_inputs(
     for t in specs:
         dtype = np.dtype(t.dtype)
         if given and t.name in given:
-            out.append(given[t.name])
+            out.append(_as_wanted(given[t.name], t, dtype))
         elif dtype.kind == "f":
             out.append(np.ascontiguousarray(_floats(rng, t.shape), dtype))
         elif "mask" in t.name.lower() or dtype.kind == "b":
@@ -53,6 +53,11 @@ def make_inputs(
             usual = 128 if graph is not None else 2
             out.append(rng.integers(0, bound or usual, t.shape).astype(dtype))
     return out
+
+
+def _as_wanted(value: Array, spec: TensorSpec, dtype: np.dtype[Any]) -> Array:
+    """A given array as it is; a number in the type and shape that the input has."""
+    return value if value.shape else np.full(spec.shape, value, dtype)
 
 
 # ---------------------------------------------------------------- floats

@@ -43,6 +43,13 @@ ShapeList = Annotated[
         "repeatable",
     ),
 ]
+StateList = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state",
+        help="input=output: the output of a run is this input of the next, zeros at first; repeatable",
+    ),
+]
 DeviceName = Annotated[
     str | None,
     typer.Option("--device", help="ssh://user@host:port, local or emulator (default: what fits)"),
@@ -71,6 +78,17 @@ def parse_shapes(items: Sequence[str] | None) -> Shapes:
 
 
 _DIM = re.compile(r"([1-9]\d*|\d+\.\.\d+(:\d+)?|[A-Za-z_][\w.]*)\Z")
+
+
+def parse_states(items: Sequence[str] | None) -> dict[str, str]:
+    """`input=output` -> {input: output}; wrong syntax is a usage error."""
+    out: dict[str, str] = {}
+    for item in items or ():
+        source, _, result = item.rpartition("=")
+        if not source or not result or source in out:
+            raise typer.BadParameter(f"--state {item}: write input=output, each once")
+        out[source] = result
+    return out
 
 
 def locate(name: str, shapes: Sequence[str] | None) -> tuple[Path, Shapes]:
@@ -144,12 +162,17 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20}
 
 
 def read_arrays(items: Sequence[str] | None) -> dict[str, Array]:
-    """`name=file.npy` options as arrays by name."""
+    """`name=file.npy` options as arrays by name; `name=16000` is a number, of the input's type and shape later."""
     out: dict[str, Array] = {}
     for item in items or ():
         name, _, path = item.rpartition("=")
         if not name:
-            raise typer.BadParameter(f"--input {item}: write name=file.npy")
+            raise typer.BadParameter(f"--input {item}: write name=file.npy or name=number")
+        try:
+            out[name] = np.asarray(int(path) if path.lstrip("-").isdigit() else float(path))
+            continue
+        except ValueError:
+            pass
         try:
             value: Any = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as err:

@@ -16,12 +16,14 @@ from tilewright.codegen.ptxas import KernelReport
 from tilewright.commands._common import (
     ModelName,
     ShapeList,
+    StateList,
     TargetName,
     console,
     escape,
     locate,
     notice,
     parse_size,
+    parse_states,
     progress,
     size,
 )
@@ -38,6 +40,7 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="directory for the artifact")],
     target: TargetName = "host",
     shape: ShapeList = None,
+    state: StateList = None,
     name: Annotated[
         str | None, typer.Option(help="C name of the model (default: the file's)")
     ] = None,
@@ -79,7 +82,8 @@ def command(
     with progress() as report:
         if checked:
             require_checkable(resolve_target(target))
-        program = build(path, target, shapes, report, notice, dump_ir, name)
+        source, fixed = api.with_states(path, shapes, parse_states(state), notice)
+        program = build(source, target, fixed, report, notice, dump_ir, name)
         program = program.with_checks() if checked else program
         report("generate code", 0.0)
         generated = api.generate(program)

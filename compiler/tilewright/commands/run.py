@@ -17,12 +17,14 @@ from tilewright.bench.roofline import measure
 from tilewright.commands._common import (
     DeviceName,
     ShapeList,
+    StateList,
     TargetName,
     Threads,
     console,
     escape,
     locate,
     notice,
+    parse_states,
     progress,
     read_arrays,
 )
@@ -42,7 +44,10 @@ def command(
     ],
     target: TargetName = "host",
     shape: ShapeList = None,
-    input: Annotated[list[str] | None, typer.Option(help="name=file.npy; repeatable")] = None,
+    state: StateList = None,
+    input: Annotated[
+        list[str] | None, typer.Option(help="name=file.npy, or name=16000 for numbers; repeatable")
+    ] = None,
     random: Annotated[int, typer.Option(help="seed for inputs that are not given")] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="directory for outputs, NUMBER_NAME.npy")
@@ -60,15 +65,16 @@ def command(
     if path.is_dir() or path.suffix == ".so":
         if profile:
             raise typer.BadParameter("--profile needs the model file, not an artifact")
-        if checked:
-            raise typer.BadParameter("--checked needs the model file: an artifact is what it is")
+        if checked or state:
+            which = "--checked" if checked else "--state"
+            raise typer.BadParameter(f"{which} needs the model file: an artifact is what it is")
         compiled: Model = api.load(path, threads, device)
         graph = None
     else:
         with progress() as report:
             made = api.compile(
-                path, target, shapes, threads, device=device, checked=checked, progress=report,
-                notify=notice,
+                path, target, shapes, threads, states=parse_states(state), device=device, checked=checked,
+                progress=report, notify=notice,
             )  # fmt: skip
         compiled, graph = made, made.program.graph
     given = read_arrays(input)

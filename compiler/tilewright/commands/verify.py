@@ -18,15 +18,19 @@ from tilewright.bench.verify import STATEFUL_RUNS, Report, Verifier
 from tilewright.commands._common import (
     DeviceName,
     ShapeList,
+    StateList,
     TargetName,
     console,
     escape,
     known_values,
     locate,
     notice,
+    parse_states,
     progress,
+    read_arrays,
 )
 from tilewright.device.linux_model import LinuxModel
+from tilewright.errors import ModelError
 from tilewright.graph.ir import Array
 from tilewright.rebuild import check_rebuilt
 from tilewright.runtime.model import Spec, TensorSpec
@@ -44,6 +48,10 @@ def command(
     ],
     target: TargetName = "host",
     shape: ShapeList = None,
+    state: StateList = None,
+    input: Annotated[
+        list[str] | None, typer.Option(help="name=file.npy, or name=16000 for numbers; repeatable")
+    ] = None,
     random: Annotated[int, typer.Option(help="first seed for the inputs")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="number of random inputs")] = 3,
     tolerance: Annotated[
@@ -78,14 +86,27 @@ def command(
     if rebuild is not None:
         raise typer.BadParameter(f"--rebuild is for artifact directories, which {model} is not")
     with progress() as report:
-        compiled = api.compile(path, target, shapes, device=device, progress=report, notify=notice)
+        compiled = api.compile(
+            path,
+            target,
+            shapes,
+            states=parse_states(state),
+            device=device,
+            progress=report,
+            notify=notice,
+        )
+    given = {**known_values(model), **read_arrays(input)}
+    unknown = sorted(set(given) - {t.name for t in compiled.spec.inputs})
+    if unknown:
+        names = ", ".join(t.name for t in compiled.spec.inputs)
+        raise ModelError(f"--input names `{unknown[0]}`, but the inputs are {names}")
     verifier = Verifier(path, compiled, tolerance)
     failed = asked = False
     if compiled.spec.states:  # one run after the other, each from where the last one left
         seeds = max(seeds, STATEFUL_RUNS)
     for seed in range(random, random + seeds):
         specs, where = _inputs_of(compiled.spec, seed - random, seed)
-        inputs = make_inputs(specs, compiled.program.graph, seed, known_values(model))
+        inputs = make_inputs(specs, compiled.program.graph, seed, given)
         result = verifier.verify(inputs)
         if result.layers or not result.passed or seed == random + seeds - 1:
             _print(result, f"seed {seed}{where}")
