@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.frontend.grouped_attention import grouped_attention
 from tilewright.frontend.transformer import TRANSFORMERS, simplified_norm
 from tilewright.graph.ir import TensorType
 from tilewright.registry import ImportNode
@@ -138,4 +139,5 @@ OTHER_DOMAINS: dict[tuple[str, str], Importer] = {
     ("ai.onnx.ml", "Binarizer"): _binarizer,
     ("", "SimplifiedLayerNormalization"): simplified_norm,
     **{("com.microsoft", name): importer for name, importer in TRANSFORMERS.items()},
+    ("com.microsoft", "GroupQueryAttention"): grouped_attention,
 }

@@ -217,6 +217,9 @@ class ForeignNode:
         attrs = {"starts": (0,) * len(shape), "ends": ends, "steps": (1,) * len(shape)}
         return value if ends == shape else self.add("slice", [value], attrs)[0]
 
+    def reserve(self, *shape: int) -> None:
+        limits.check_constant(shape, f"node `{self.name}`")
+
     def fail(self, reason: str) -> UnsupportedError:
         return UnsupportedError([f"node `{self.name}` ({self.op_type}): {reason}"])
 

@@ -84,6 +84,14 @@ MICROSOFT: Mapping[str, Signature] = {
     "FusedMatMul": Signature(2, 2, {"alpha": "FLOAT", **dict.fromkeys(_TRANSPOSED, "INT")}),
     "Attention": Signature(2, 7, {**_MASKED, **_PACKED}, frozenset({2, 3, 4, 5, 6})),
     "MultiHeadAttention": Signature(1, 10, _MASKED, frozenset(range(1, 10))),
+    "GroupQueryAttention": Signature(
+        7, 14,
+        {
+            "num_heads": "INT", "kv_num_heads": "INT", "do_rotary": "INT", "rotary_interleaved": "INT",
+            "local_window_size": "INT", "scale": "FLOAT", "softcap": "FLOAT", "smooth_softmax": "INT",
+        },
+        frozenset({1, 2, 3, 4, *range(7, 14)}),
+    ),
     "RotaryEmbedding": Signature(4, 4, {"scale": "FLOAT", **dict.fromkeys(_ROTARY, "INT")}),
 }  # fmt: skip
 

@@ -18,22 +18,25 @@ from tilewright.registry import ImportNode
 Importer = Callable[[ImportNode], Sequence[str]]
 
 
-def _one(node: ImportNode, op: str, *inputs: str, **attrs: Any) -> str:
+def one(node: ImportNode, op: str, *inputs: str, **attrs: Any) -> str:
+    """The only result of a canonical node."""
     return node.add(op, inputs, attrs)[0]
 
 
-def _number(node: ImportNode, like: str, value: float) -> str:
+def number_like(node: ImportNode, like: str, value: float) -> str:
+    """A scalar constant of the type of `like`."""
     return node.constant(np.asarray(value, node.type_of(like).dtype.numpy), "number")
 
 
-def _part(node: ImportNode, x: str, axis: int, start: int, end: int) -> str:
+def part(node: ImportNode, x: str, axis: int, start: int, end: int) -> str:
+    """Elements `start` to `end` of x along an axis."""
     shape = node.type_of(x).shape
     if (start, end) == (0, shape[axis]):
         return x
     starts, ends = [0] * len(shape), list(shape)
     starts[axis], ends[axis] = start, end
     steps = (1,) * len(shape)
-    return _one(node, "slice", x, starts=tuple(starts), ends=tuple(ends), steps=steps)
+    return one(node, "slice", x, starts=tuple(starts), ends=tuple(ends), steps=steps)
 
 
 # ---------------------------------------------------------------- normalisation and activations
@@ -67,8 +70,8 @@ def _skip_norm(mean: bool) -> Importer:
 def _rms(node: ImportNode, x: str, scale: str, axis: int, epsilon: float) -> str:
     axes = tuple(range(axis, len(node.type_of(x).shape)))
     (square,) = node.add("mul", [x, x])
-    mean = _one(node, "reduce_mean", square, axes=axes, keepdims=True)
-    (shifted,) = node.add("add", [mean, _number(node, x, epsilon)])
+    mean = one(node, "reduce_mean", square, axes=axes, keepdims=True)
+    (shifted,) = node.add("add", [mean, number_like(node, x, epsilon)])
     (root,) = node.add("sqrt", [shifted])
     (normal,) = node.add("div", [x, root])
     return node.add("mul", [normal, scale])[0]
@@ -91,7 +94,7 @@ def _gelu(approximate: str) -> Importer:
 
 def _quick_gelu(node: ImportNode) -> Sequence[str]:
     x = node.inputs[0]
-    (scaled,) = node.add("mul", [x, _number(node, x, float(node.attr("alpha", 1.702)))])
+    (scaled,) = node.add("mul", [x, number_like(node, x, float(node.attr("alpha", 1.702)))])
     (gate,) = node.add("sigmoid", [scaled])
     return node.add("mul", [x, gate])
 
@@ -104,44 +107,45 @@ def _fused_matmul(node: ImportNode) -> Sequence[str]:
             raise node.fail(f"transBatch{side} is not supported: use a Transpose")
         x, rank = node.inputs[i], node.type(i).rank
         if node.attr(f"trans{side}", 0) and rank > 1:
-            x = _one(node, "transpose", x, perm=(*range(rank - 2), rank - 1, rank - 2))
+            x = one(node, "transpose", x, perm=(*range(rank - 2), rank - 1, rank - 2))
         sides.append(x)
     (y,) = node.add("matmul", sides)
     alpha = float(node.attr("alpha", 1.0))
-    return [y] if alpha == 1.0 else node.add("mul", [y, _number(node, y, alpha)])
+    return [y] if alpha == 1.0 else node.add("mul", [y, number_like(node, y, alpha)])
 
 
 # ---------------------------------------------------------------- attention
 
 
-def _heads(node: ImportNode, x: str, heads: int) -> str:
+def split_heads(node: ImportNode, x: str, heads: int) -> str:
     """[batch, length, heads * size] -> [batch, heads, length, size]."""
     batch, length, hidden = node.type_of(x).shape
     if hidden % heads:
         raise node.fail(f"{hidden} elements are not divided by {heads} heads: repair the model")
-    x = _one(node, "reshape", x, shape=(batch, length, heads, hidden // heads))
-    return _one(node, "transpose", x, perm=(0, 2, 1, 3))
+    x = one(node, "reshape", x, shape=(batch, length, heads, hidden // heads))
+    return one(node, "transpose", x, perm=(0, 2, 1, 3))
 
 
 def _attend(node: ImportNode, q: str, k: str, v: str, masks: Sequence[str]) -> str:
     """softmax(q k' * scale + masks) v as [batch, length, heads * size]."""
     batch, heads, length, size = node.type_of(q).shape
     scale = float(node.attr("scale", 0.0)) or 1.0 / math.sqrt(size)
-    (q,) = node.add("mul", [q, _number(node, q, scale)])
-    k = _one(node, "transpose", k, perm=(0, 1, 3, 2))
+    (q,) = node.add("mul", [q, number_like(node, q, scale)])
+    k = one(node, "transpose", k, perm=(0, 1, 3, 2))
     (scores,) = node.add("matmul", [q, k])
     for mask in masks:
         (scores,) = node.add("add", [scores, mask])
     if int(node.attr("unidirectional", 0)):
         keys = node.type_of(scores).shape[-1]
+        node.reserve(length, keys)
         ahead = np.tril(np.ones((length, keys), bool), keys - length)
         low = float(node.attr("mask_filter_value", -10000.0))
         causal = node.constant(ahead, "causal")
-        (scores,) = node.add("where", [causal, scores, _number(node, scores, low)])
-    weights = _one(node, "softmax", scores, axis=3)
+        (scores,) = node.add("where", [causal, scores, number_like(node, scores, low)])
+    weights = one(node, "softmax", scores, axis=3)
     (y,) = node.add("matmul", [weights, v])
-    y = _one(node, "transpose", y, perm=(0, 2, 1, 3))
-    return _one(node, "reshape", y, shape=(batch, length, heads * node.type_of(v).shape[3]))
+    y = one(node, "transpose", y, perm=(0, 2, 1, 3))
+    return one(node, "reshape", y, shape=(batch, length, heads * node.type_of(v).shape[3]))
 
 
 def _padding(node: ImportNode, i: int, keys: int, like: str) -> list[str]:
@@ -151,16 +155,17 @@ def _padding(node: ImportNode, i: int, keys: int, like: str) -> list[str]:
     t, mask = node.type(i), node.inputs[i]
     batch = node.type_of(like).shape[0]
     if t.rank == 1 and t.shape[0] == batch:  # lengths
+        node.reserve(keys)
         place = node.constant(np.arange(keys, dtype=t.dtype.numpy), "place")
-        length = _one(node, "reshape", mask, shape=(batch, 1, 1, 1))
+        length = one(node, "reshape", mask, shape=(batch, 1, 1, 1))
         (seen,) = node.add("lt", [place, length])
     elif t.rank in (2, 3) and t.shape[-1] == keys:
         shape = (t.shape[0], 1, t.shape[1] if t.rank == 3 else 1, keys)
-        seen = _one(node, "cast", _one(node, "reshape", mask, shape=shape), to="bool")
+        seen = one(node, "cast", one(node, "reshape", mask, shape=shape), to="bool")
     else:
         raise node.fail(f"a mask {t} for {keys} keys is not supported: use [batch, keys]")
-    low = _number(node, like, float(node.attr("mask_filter_value", -10000.0)))
-    return node.add("where", [seen, _number(node, like, 0.0), low])
+    low = number_like(node, like, float(node.attr("mask_filter_value", -10000.0)))
+    return node.add("where", [seen, number_like(node, like, 0.0), low])
 
 
 @dataclass(slots=True)
@@ -173,9 +178,7 @@ class _Cache:
 
 def _extended(node: ImportNode, k: str, v: str, past: tuple[str, str]) -> _Cache:
     """Earlier keys and values before the new ones."""
-    return _Cache(
-        _one(node, "concat", past[0], k, axis=2), _one(node, "concat", past[1], v, axis=2)
-    )
+    return _Cache(one(node, "concat", past[0], k, axis=2), one(node, "concat", past[1], v, axis=2))
 
 
 def _attention(node: ImportNode) -> Sequence[str]:
@@ -190,14 +193,14 @@ def _attention(node: ImportNode) -> Sequence[str]:
     sizes = [int(n) for n in node.attr("qkv_hidden_sizes", (total // 3,) * 3)]
     ends = np.cumsum(sizes).tolist()
     q, k, v = (
-        _heads(node, _part(node, made, 2, e - n, e), heads)
+        split_heads(node, part(node, made, 2, e - n, e), heads)
         for n, e in zip(sizes, ends, strict=True)
     )
     cache = _Cache(k, v)
     if node.has(4):
         shape = node.type(4).shape[1:]
         past = [
-            _one(node, "reshape", _part(node, node.inputs[4], 0, i, i + 1), shape=shape)
+            one(node, "reshape", part(node, node.inputs[4], 0, i, i + 1), shape=shape)
             for i in (0, 1)
         ]
         cache = _extended(node, k, v, (past[0], past[1]))
@@ -206,7 +209,7 @@ def _attention(node: ImportNode) -> Sequence[str]:
     y = _attend(node, q, cache.k, cache.v, masks)
     if node.output_count == 1:
         return [y]
-    pair = [_one(node, "reshape", x, shape=(1, *node.type_of(x).shape)) for x in (cache.k, cache.v)]
+    pair = [one(node, "reshape", x, shape=(1, *node.type_of(x).shape)) for x in (cache.k, cache.v)]
     return [y, *node.add("concat", pair, {"axis": 0})]
 
 
@@ -218,10 +221,10 @@ def _multi_head(node: ImportNode) -> Sequence[str]:
         ends = np.cumsum([_width(node, p) for p in parts]).tolist()
         parts = [
             p if _is_split(node, p)
-            else node.add("add", [p, _part(node, node.inputs[3], 0, e - _width(node, p), e)])[0]
+            else node.add("add", [p, part(node, node.inputs[3], 0, e - _width(node, p), e)])[0]
             for p, e in zip(parts, ends, strict=True)
         ]  # fmt: skip
-    q, k, v = (p if _is_split(node, p) else _heads(node, p, heads) for p in parts)
+    q, k, v = (p if _is_split(node, p) else split_heads(node, p, heads) for p in parts)
     cache = _Cache(k, v)
     if node.has(6) and node.has(7):
         cache = _extended(node, k, v, (node.inputs[6], node.inputs[7]))
@@ -246,9 +249,7 @@ def _separate(node: ImportNode, heads: int) -> list[str]:
     def unpacked(x: str, count: int) -> list[str]:
         batch, length, _, _, size = node.type_of(x).shape
         shape = (batch, length, heads * size)
-        return [
-            _one(node, "reshape", _part(node, x, 3, i, i + 1), shape=shape) for i in range(count)
-        ]
+        return [one(node, "reshape", part(node, x, 3, i, i + 1), shape=shape) for i in range(count)]
 
     if not node.has(1):
         if node.type(0).rank != 5:
@@ -271,42 +272,43 @@ def _rotary(node: ImportNode) -> Sequence[str]:
     heads = int(node.attr("num_heads", 0))
     if t.rank == 3:
         size = t.shape[2] // heads if heads else size
-        x = _heads(node, x, t.shape[2] // size)
+        x = split_heads(node, x, t.shape[2] // size)
     batch, count, length, size = node.type_of(x).shape
     positions = node.inputs[1]
     if node.type(1).size == 1 and node.type(1).rank == 1:  # the first one
+        node.reserve(length)
         steps = node.constant(np.arange(length, dtype=np.int64)[None], "steps")
-        positions = _one(node, "add", steps, positions)
+        positions = one(node, "add", steps, positions)
     rows = node.type_of(positions).shape[0]
     turn = [
-        _one(node, "reshape", _one(node, "gather", node.inputs[i], positions, axis=0), shape=(rows, 1, length, half))
+        one(node, "reshape", one(node, "gather", node.inputs[i], positions, axis=0), shape=(rows, 1, length, half))
         for i in (2, 3)
     ]  # fmt: skip
-    y = _turned(
-        node, _part(node, x, 3, 0, 2 * half), turn[0], turn[1], bool(node.attr("interleaved", 0))
+    y = turned(
+        node, part(node, x, 3, 0, 2 * half), turn[0], turn[1], bool(node.attr("interleaved", 0))
     )
     if 2 * half < size:
-        y = _one(node, "concat", y, _part(node, x, 3, 2 * half, size), axis=3)
+        y = one(node, "concat", y, part(node, x, 3, 2 * half, size), axis=3)
     if t.rank == 3:
-        y = _one(node, "transpose", y, perm=(0, 2, 1, 3))
-        y = _one(node, "reshape", y, shape=(batch, length, count * size))
+        y = one(node, "transpose", y, perm=(0, 2, 1, 3))
+        y = one(node, "reshape", y, shape=(batch, length, count * size))
     return [y]
 
 
-def _turned(node: ImportNode, x: str, cos: str, sin: str, interleaved: bool) -> str:
+def turned(node: ImportNode, x: str, cos: str, sin: str, interleaved: bool) -> str:
     """Element pairs (a, b) -> (a cos - b sin, b cos + a sin): neighbours, or the two halves."""
     shape = node.type_of(x).shape
     half, axis = shape[3] // 2, 3
     if interleaved:
         axis = 4
-        x = _one(node, "reshape", x, shape=(*shape[:3], half, 2))
-        cos, sin = (_one(node, "reshape", s, shape=(*node.type_of(s).shape, 1)) for s in (cos, sin))
+        x = one(node, "reshape", x, shape=(*shape[:3], half, 2))
+        cos, sin = (one(node, "reshape", s, shape=(*node.type_of(s).shape, 1)) for s in (cos, sin))
     step = 1 if interleaved else half
-    a, b = _part(node, x, axis, 0, step), _part(node, x, axis, step, 2 * step)
-    first = _one(node, "sub", _one(node, "mul", a, cos), _one(node, "mul", b, sin))
-    second = _one(node, "add", _one(node, "mul", b, cos), _one(node, "mul", a, sin))
-    y = _one(node, "concat", first, second, axis=axis)
-    return _one(node, "reshape", y, shape=shape) if interleaved else y
+    a, b = part(node, x, axis, 0, step), part(node, x, axis, step, 2 * step)
+    first = one(node, "sub", one(node, "mul", a, cos), one(node, "mul", b, sin))
+    second = one(node, "add", one(node, "mul", b, cos), one(node, "mul", a, sin))
+    y = one(node, "concat", first, second, axis=axis)
+    return one(node, "reshape", y, shape=shape) if interleaved else y
 
 
 #: Operators of com.microsoft; their signatures are in `schema.MICROSOFT`.
