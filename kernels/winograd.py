@@ -9,7 +9,7 @@ pixel. 3 x 3: F(2 x 2) needs 2.25 times fewer multiplications than the direct fo
 2 times; 5 x 5 by F(2 x 2): 2.8 times. U is larger than the weights, 1.8 and 4 times for 3 x 3, and rounding errors
 grow. So it is a variant of `conv2d`: chosen where a log says that it was faster, else where the cost model says that
 it will be (`schedule.templates.ways`), and only where these weights stay accurate (`LIMIT`).
-Grouped convolutions have another dim, [p, g, t, c]. Leaving out the stage `variants` turns all of it off.
+Each group has points of its own, [p g, t, c]. `--no-winograd` turns all of it off.
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015).
 """
 
@@ -82,11 +82,9 @@ def _geometry(attrs: Attrs) -> _Geometry:
 
 
 def _points_shape(geo: _Geometry, batch: int, channels: int) -> tuple[int, ...]:
-    """Shape of V (or M), [p, t, c] or [p, g, t, c]."""
+    """Shape of V (or M), [p g, t, c]."""
     tiles = batch * geo.tiles[0] * geo.tiles[1]
-    if geo.group == 1:
-        return geo.points, tiles, channels
-    return geo.points, geo.group, tiles, channels // geo.group
+    return geo.points * geo.group, tiles, channels // geo.group
 
 
 def _input_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
@@ -139,9 +137,8 @@ def _input_lower(k: KernelBuilder, attrs: Attrs) -> None:
         d = [[k.let("d", x(n, g * share + c, y0 + i, x0 + j)) for j in range(b)] for i in range(a)]
         v = forward_2d(k, d, *geo.matrices("data"))
         t = (n * th + ty) * tw + tx
-        where = (t, c) if geo.group == 1 else (g, t, c)
         for i, j in product(range(a), range(b)):
-            k.emit((Ix(i * b + j), *where), v[i][j])
+            k.emit((g + (i * b + j) * geo.group, t, c), v[i][j])
 
 
 def _input_wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
@@ -161,9 +158,8 @@ def _output_infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[Tens
     assert m is not None
     geo = _geometry(attrs)
     each = geo.tiles[0] * geo.tiles[1]
-    rank = 3 if geo.group == 1 else 4
-    fits = m.rank == rank and m.shape[0] == geo.points and m.dtype is F32
-    if not fits or m.shape[-2] % each or (geo.group > 1 and m.shape[1] != geo.group):
+    fits = m.rank == 3 and m.shape[0] == geo.points * geo.group and m.dtype is F32
+    if not fits or m.shape[1] % each:
         raise ModelError(f"`winograd_output` of {m}: the shape does not fit {geo.size}")
     channels = m.shape[-1] * geo.group
     if bias is not None and bias != TensorType(F32, (channels,)):
@@ -198,11 +194,10 @@ def _output_lower(k: KernelBuilder, attrs: Attrs) -> None:
                 k.loop("c", m.shape[-1]) as c,
             ):
                 t = (n * th + ty + y0) * tw + tx + x0
-                where = (t, c) if geo.group == 1 else (g, t, c)
                 at = (
                     n, g * m.shape[-1] + c, (ty + y0) * geo.tile[0], (tx + x0) * geo.tile[1],
                 )  # fmt: skip
-                _output_tile(k, m, bias, geo, where, at, (tall, wide))
+                _output_tile(k, m, bias, geo, (g, t, c), at, (tall, wide))
 
 
 def _spans(size: int, m: int) -> list[tuple[int, int, int]]:
@@ -216,13 +211,15 @@ def _output_tile(
     m: Reader,
     bias: Reader | None,
     geo: _Geometry,
-    where: tuple[Ix, ...],
+    where: tuple[Ix, Ix, Ix],
     at: tuple[Ix, Ix, Ix, Ix],
     keep: tuple[int, int],
 ) -> None:
-    n, c, y, x = at
+    (n, c, y, x), (g, t, inside) = at, where
     a, b = geo.reads
-    points = [[k.let("m", m(i * b + j, *where)) for j in range(b)] for i in range(a)]
+    points = [
+        [k.let("m", m(g + (i * b + j) * geo.group, t, inside)) for j in range(b)] for i in range(a)
+    ]
     out = inverse_2d(k, points, *geo.matrices("output"))
     shift = None if bias is None else k.let("b", bias(c))
     for i in range(keep[0]):
@@ -293,13 +290,12 @@ def _rewrite(graph: Graph, node: Node, m: int) -> list[Node] | None:
 
 
 def _points_of(weights: Array, geo: _Geometry) -> Array:
-    """U = G g G' as [p, ci, co] or [p, g, ci, co]."""
+    """U = G g G' as [p g, ci, co]."""
     down, across = map(np.asarray, geo.matrices("filter"))
     co, ci = weights.shape[:2]
     g = weights.astype(np.float64).reshape(geo.group, co // geo.group, ci, *weights.shape[2:])
     u = np.einsum("ia,gocab,jb->ijgco", down, g, across, optimize=True)
-    shape = (geo.points, ci, co) if geo.group == 1 else (geo.points, geo.group, ci, co // geo.group)
-    return u.reshape(shape).astype(np.float32)
+    return u.reshape(geo.points * geo.group, ci, co // geo.group).astype(np.float32)
 
 
 def _rounding(weights: Array, u: Array, geo: _Geometry) -> float:

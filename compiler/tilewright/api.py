@@ -80,6 +80,7 @@ def compile(  # the name users expect, as in re.compile
     states: Mapping[str, str] | None = None,
     device: str | None = None,
     checked: bool = False,
+    winograd: bool = True,
     progress: Progress = lambda stage, fraction: None,
     notify: Callable[[str], None] = lambda message: None,
     dump_ir: str | Path | None = None,
@@ -93,7 +94,8 @@ def compile(  # the name users expect, as in re.compile
     what a call takes and returns; the first call and the first after `reset()` get zeros.
     `dump_ir` is a directory that receives the text of every stage. A model for another kind of machine
     runs in the target's emulator, or on `device` (ssh://user@host:port). `checked` code looks at every index
-    before it uses it and raises `AccessError` instead of an access outside a buffer. Raises `ModelError` for a model
+    before it uses it and raises `AccessError` instead of an access outside a buffer. `winograd=False` computes all
+    convolutions directly, with rounding errors a few times smaller. Raises `ModelError` for a model
     that is broken or not supported, `TargetError` if nothing at hand runs the target's code.
     """
     if threads < 1:
@@ -107,7 +109,7 @@ def compile(  # the name users expect, as in re.compile
     if checked:
         require_checkable(machine)
     source, shapes = with_states(model, shapes, states, notify)
-    program = build(source, machine, shapes, progress, notify, _path(dump_ir))
+    program = build(source, machine, shapes, progress, notify, _path(dump_ir), winograd=winograd)
     progress("generate code", 0.0)
     if checked:
         program = program.with_checks()
@@ -290,6 +292,7 @@ def _facts(program: Program, model_hash: str) -> dict[str, Any]:
     """What the manifest says beyond the calling interface."""
     return {
         "model_sha256": model_hash,
+        **({} if program.winograd else {"direct": True}),
         "arena": {
             "bytes": program.arena_bytes,
             "lower_bound": program.arena_lower_bound,

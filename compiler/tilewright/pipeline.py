@@ -24,7 +24,7 @@ from tilewright.graph.fuse import Group, fuse
 from tilewright.graph.ir import Graph, Node
 from tilewright.graph.layout import Placement, assign_layouts
 from tilewright.graph.passes import PASSES, optimize
-from tilewright.graph.passes.choose_variants import Chooser, choose_variants
+from tilewright.graph.passes.choose_variants import Chooser, choose_variants, own_way
 from tilewright.graph.plan import Allocation, MemoryPlan, plan_memory
 from tilewright.graph.text import to_text as graph_text
 from tilewright.graph.verify import verify as verify_graph
@@ -71,28 +71,29 @@ def build(
     variants: Chooser | None = None,
     library: Library | None = None,
     without: Set[str] = frozenset(),
+    winograd: bool = True,
 ) -> Program:
     """Run all stages up to finished loop IR.
 
     `without` names stages (`stages()`) to leave out where sizes are not open, which finds the one to blame.
     `library` holds what tuning has found out (default: the logs that ship and the user's own); `variants`
-    picks other ways to compute nodes than it does.
+    picks other ways to compute nodes than it does; without `winograd` all convolutions are direct.
     """
     machine = resolve_target(target)
     known = library if library is not None else load_library(machine)
+    choose = variants or (known.chooser(machine) if winograd else own_way)
     request = requested(shapes, lambda: _declared(source))
     if request.sizes:
-        opened = _opened(
-            source, request, machine, variants or known.chooser(machine), progress, notify, dump
-        )
+        opened = _opened(source, request, machine, choose, progress, notify, dump)
         place, groups = opened.place, opened.groups
         title = name or place.graph.name
-        return _Assembler(title, machine, place, groups, known, progress, dump, opened).run()
+        made = _Assembler(title, machine, place, groups, known, progress, dump, opened).run()
+        return replace(made, winograd=winograd)
     graph = _imported(source, request.at({}), progress, notify, dump)
-    place, groups = _grouped(graph, variants or known.chooser(machine), progress, dump, without)
+    place, groups = _grouped(graph, choose, progress, dump, without)
     assembler = _Assembler(name or graph.name, machine, place, groups, known, progress, dump)
     assembler.reuse = "memory" not in without
-    return assembler.run()
+    return replace(assembler.run(), winograd=winograd)
 
 
 def stages() -> tuple[str, ...]:

@@ -75,6 +75,9 @@ class Program:
     faults: tuple[str, ...] = ()
     """What the checks of a checked program can find (`with_checks`); none in others."""
 
+    winograd: bool = True
+    """Whether convolutions might be computed with fewer products."""
+
     apart: bool = False
     """Kernels are not made part of their callers (`ModulePlan.apart`), so that counts of them compare."""
 

@@ -38,7 +38,8 @@ def check_rebuilt(directory: Path, model: Path, target: str | Target | None = No
     spec = manifest.spec
     try:
         source, shapes = api.with_states(model, _shapes(manifest), _states(manifest, model))
-        program = build(source, target or spec.target, shapes, name=spec.name)
+        winograd = "direct" not in manifest.facts
+        program = build(source, target or spec.target, shapes, name=spec.name, winograd=winograd)
         with tempfile.TemporaryDirectory(prefix="tilewright-rebuild-") as folder:
             again = Path(folder) / spec.name
             api.write(program, again, found, selftest="selftest" in manifest.facts)

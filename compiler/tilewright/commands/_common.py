@@ -50,6 +50,13 @@ StateList = Annotated[
         help="input=output: the output of a run is this input of the next, zeros at first; repeatable",
     ),
 ]
+Winograd = Annotated[
+    bool,
+    typer.Option(
+        "--winograd/--no-winograd",
+        help="let convolutions be computed with fewer products where that pays and stays accurate",
+    ),
+]
 DeviceName = Annotated[
     str | None,
     typer.Option("--device", help="ssh://user@host:port, local or emulator (default: what fits)"),

@@ -18,6 +18,7 @@ from tilewright.commands._common import (
     ShapeList,
     StateList,
     TargetName,
+    Winograd,
     console,
     escape,
     locate,
@@ -64,6 +65,7 @@ def command(
         bool,
         typer.Option("--checked", help="check every index before an access (slow; for debugging)"),
     ] = False,
+    winograd: Winograd = True,
 ) -> None:
     """Compile a model ahead of time: object, libraries, header, manifest, C example.
 
@@ -83,7 +85,7 @@ def command(
         if checked:
             require_checkable(resolve_target(target))
         source, fixed = api.with_states(path, shapes, parse_states(state), notice)
-        program = build(source, target, fixed, report, notice, dump_ir, name)
+        program = build(source, target, fixed, report, notice, dump_ir, name, winograd=winograd)
         program = program.with_checks() if checked else program
         report("generate code", 0.0)
         generated = api.generate(program)

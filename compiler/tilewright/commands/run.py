@@ -20,6 +20,7 @@ from tilewright.commands._common import (
     StateList,
     TargetName,
     Threads,
+    Winograd,
     console,
     escape,
     locate,
@@ -59,6 +60,7 @@ def command(
     checked: Annotated[
         bool, typer.Option("--checked", help="check every index before an access (slow)")
     ] = False,
+    winograd: Winograd = True,
 ) -> None:
     """Run a model on given or random inputs and print its outputs and latency."""
     path, shapes = locate(model, shape)
@@ -74,7 +76,7 @@ def command(
         with progress() as report:
             made = api.compile(
                 path, target, shapes, threads, states=parse_states(state), device=device, checked=checked,
-                progress=report, notify=notice,
+                winograd=winograd, progress=report, notify=notice,
             )  # fmt: skip
         compiled, graph = made, made.program.graph
     given = read_arrays(input)

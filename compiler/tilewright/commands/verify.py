@@ -20,6 +20,7 @@ from tilewright.commands._common import (
     ShapeList,
     StateList,
     TargetName,
+    Winograd,
     console,
     escape,
     known_values,
@@ -58,6 +59,7 @@ def command(
         float, typer.Option(help="largest error, relative to the largest magnitude")
     ] = 1e-4,
     device: DeviceName = None,
+    winograd: Winograd = True,
     opinion: Annotated[
         bool,
         typer.Option(
@@ -92,6 +94,7 @@ def command(
             shapes,
             states=parse_states(state),
             device=device,
+            winograd=winograd,
             progress=report,
             notify=notice,
         )
