@@ -14,6 +14,7 @@ from tilewright import api
 from tilewright.artifact import manifest as manifests
 from tilewright.artifact.verify import verify_artifact
 from tilewright.bench.inputs import make_inputs
+from tilewright.bench.sensitivity import STEP
 from tilewright.bench.verify import STATEFUL_RUNS, Report, Verifier
 from tilewright.commands._common import (
     DeviceName,
@@ -116,6 +117,8 @@ def command(
         failed |= not result.passed
         if (opinion or not result.passed) and not compiled.spec.states and not asked:
             asked = True
+            if not result.passed:
+                _amplification(verifier.amplification(inputs), result)
             named = dict(zip((t.name for t in specs), inputs, strict=True))
             _opinions(path, named, list(compiled.explicit(*inputs)), tolerance)
     if failed:
@@ -159,6 +162,18 @@ def _artifact(directory: Path, rebuild: Path | None, target: str) -> None:
     )
 
 
+def _amplification(moves: float, result: Report) -> None:
+    """Whether the reference agrees with itself when inputs move by roundings: it excuses nothing, it explains."""
+    worst = max((o.error for o in result.outputs), default=0.0)
+    said = (
+        f"{result.reference} by itself moves by {moves:.1e} of the largest magnitude when every input moves by at "
+        f"most {STEP:.0e} of itself"
+    )
+    if moves >= worst / 10:
+        said += ": the model amplifies roundings, no two implementations agree on these inputs"
+    console.print(said, soft_wrap=True)
+
+
 def _opinions(
     path: Path, inputs: Mapping[str, Array], ours: Sequence[Array], tolerance: float
 ) -> None:
@@ -193,6 +208,13 @@ def _print(result: Report, what: str) -> None:
     console.print(table)
     if result.layers:
         _print_layers(result)
+    if result.restless[1]:
+        moves, name = result.restless
+        console.print(
+            f"roundings explain a difference at `{escape(name)}`: in float64, it moves by {moves:.1e} when its "
+            "operands move by roundings",
+            soft_wrap=True,
+        )
     if result.first_departure:
         console.print(
             f"[red]first layer that departs:[/red] {escape(result.first_departure)}", soft_wrap=True

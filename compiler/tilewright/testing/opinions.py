@@ -2,21 +2,26 @@
 
 In: a model file, inputs, our outputs. Out: per output, how far the parties are apart and who is alone.
 Invariant: nobody is right by definition, ONNX Runtime included; a party is alone only if all others, at least
-two of them, are nearer to each other than any of them is to it. One that is not installed or refuses the model
-has no say, and the reason is kept.
+two of them, are nearer to each other than any of them is to it. One that is not installed, refuses the model or
+crashes (other libraries run in a process of their own) has no say, and the reason is kept.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tilewright.bench.peers import PEERS, Case, Runner
+from tilewright.bench.peers import PACKAGES, PEERS, Case
 from tilewright.bench.verify import relative_error
 from tilewright.frontend.expose import read_proto
 from tilewright.frontend.models import is_tflite, load_model
@@ -88,16 +93,16 @@ def opinions(
     if ours is not None:
         found.outputs[OURS] = list(ours)
     case = Case(source, inputs, tuple(graph.outputs), 1)
-    asked: dict[str, Callable[[Case], Runner]] = {
-        EXACT: lambda c: lambda: _interpreted(graph, c.inputs),
-        "onnx ReferenceEvaluator": _evaluator,
-        **PEERS,
+    asked: dict[str, Callable[[], list[Array]]] = {
+        EXACT: lambda: _interpreted(graph, inputs),
+        "onnx ReferenceEvaluator": lambda: _evaluated(case),
+        **{who: partial(_elsewhere, who, case) for who in PEERS},
     }
-    for who, prepare in asked.items():
+    for who, ask in asked.items():
         if parties is not None and who not in parties:
             continue
         try:
-            outs = [np.array(a) for a in prepare(case)()]
+            outs = [np.array(a) for a in ask()]
         except Exception as err:  # foreign code: whatever it raises, it has no opinion
             found.silent[who] = (str(err).strip().splitlines() or [type(err).__name__])[0][:160]
             continue
@@ -108,16 +113,36 @@ def opinions(
     return found
 
 
+def _elsewhere(who: str, case: Case) -> list[Array]:
+    """What a library computes, in a process of its own: native code that crashes takes nobody with it."""
+    if find_spec(_MODULES.get(who, who)) is None:
+        raise ValueError(f"{PACKAGES[who]} is not installed")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(_ask, who, case).result()
+        except BrokenProcessPool:
+            raise ValueError("it crashed") from None
+
+
+#: Import names of the packages that are not called like the party.
+_MODULES = {"mnn": "MNN", "litert": "ai_edge_litert"}
+
+
+def _ask(who: str, case: Case) -> list[Array]:
+    return [np.array(a) for a in PEERS[who](case)()]
+
+
 def _interpreted(graph: Any, inputs: Mapping[str, Array]) -> list[Array]:
     values = interp.run(graph, dict(inputs))
     return [values[n] for n in graph.outputs]
 
 
-def _evaluator(case: Case) -> Runner:
+def _evaluated(case: Case) -> list[Array]:
     """The standard's own definitions in NumPy."""
     if is_tflite(case.path):
         raise ValueError("it runs ONNX files only")
     from onnx.reference import ReferenceEvaluator
 
     session: Any = ReferenceEvaluator(read_proto(case.path))
-    return lambda: [np.asarray(a) for a in session.run(None, dict(case.inputs))]
+    return [np.asarray(a) for a in session.run(None, dict(case.inputs))]
