@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loop_helpers import integers, interpret, matmul, native
 
+from tilewright.codegen.kernel import emit_kernel
 from tilewright.codegen.llvm import runs_here, to_assembly
 from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module
 from tilewright.core.dtypes import F32, I32, I64, U8, DType
@@ -115,6 +116,16 @@ def test_accumulators_stay_in_registers() -> None:
         hot = max(blocks, key=lambda b: b.count("vfmadd"))
         assert hot.count("vfmadd") >= 8
         assert not re.search(r"\((%rsp|%rbp)", hot), target.name
+
+
+def test_ends_of_rows_are_not_blended() -> None:
+    """12 columns in a vector of 16: the four lanes beyond are padding of the accumulators' rows."""
+    target = load_target("x86-64-v4")
+    kernel = matmul(8, 12, 16)
+    finished = specialize_tails(apply(kernel, product(kernel, target)))
+    text, _ = emit_kernel(finished, target)
+    splats = re.findall(r"shufflevector .* zeroinitializer", text)
+    assert "fma.v16f32" in text and text.count("shufflevector") == len(splats)
 
 
 def test_scratch_that_would_overflow_the_stack_is_refused() -> None:

@@ -364,15 +364,24 @@ class Emitter(Addressing):
             partial = vec.active != vec.lanes
             if partial and slot.buffer.space == "register" and self.unmasked(slot, index):
                 # Blend with what is there: SROA sees through this, not through a masked store.
-                value = self.blend(
-                    self.load_vector(ptr, value.dtype, vec.lanes, None), value, vec.active
-                )
+                if not self.ends_row(slot, index):
+                    value = self.blend(
+                        self.load_vector(ptr, value.dtype, vec.lanes, None), value, vec.active
+                    )
                 partial = False
             self.store_vector(ptr, value, vec.active if partial else None)
             return
         for i in range(vec.count):
             ptr = self.address(slot, self.lane_offset(offset, i))
             self.store_vector(ptr, self.extract(value, i), None)
+
+    def ends_row(self, slot: Slot, index: tuple[Ix, ...]) -> bool:
+        """Whether a partial vector is the last of a row of scratch: what it writes beyond is padding."""
+        vec = self.vector
+        assert vec is not None
+        first = substitute(index[-1], {**self.scope.index, vec.var: Ix(0)})
+        row = slot.buffer.shape[-1]
+        return first.is_const and isinstance(vec.active, int) and first.const + vec.active >= row
 
     # ---- expressions
 
