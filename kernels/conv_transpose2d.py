@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.core.attributes import ints
+from tilewright.core.dtypes import F32
 from tilewright.core.window import (
     Line,
     Window,
@@ -27,7 +29,7 @@ from tilewright.core.window import (
     window_over,
 )
 from tilewright.errors import ModelError
-from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType, type_of
+from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType, type_of
 from tilewright.loop.builder import KernelBuilder, add, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
@@ -378,3 +380,67 @@ OPERATORS = [
         doc="transposed convolution over two spatial dims",
     )
 ]
+
+
+# ---------------------------------------------------------------- another way, for few channels
+
+
+def _as_convolution(graph: Graph, node: Node) -> list[Node] | None:
+    """Each phase as channels of its own of one ordinary convolution, and blocks of channels to pixels.
+
+    With one or a few output channels vectors then hold all phases, too. None where phases differ in size.
+    """
+    attrs = node.attrs
+    x, w, y = (graph.types[v] for v in (*node.inputs[:2], node.outputs[0]))
+    weights = graph.constants.get(node.inputs[1])
+    if weights is None or w.dtype is not F32 or _group(attrs) != 1:
+        return None
+    bias = graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    window = _window(attrs, w.shape)
+    s = window.strides[0]
+    if s < 2 or window.strides[1] != s or (bias is None and len(node.inputs) > 2):
+        return None
+    if y.shape[2] % s or y.shape[3] % s:
+        return None
+    rows = [[_phase(window, i, y.shape[2 + i], p)[1] for p in range(s)] for i in (0, 1)]
+    reach = [[shift for taps in phases for _, shift in taps] for phases in rows]
+    if not all(reach):
+        return None
+    low, high = [min(r) for r in reach], [max(r) for r in reach]
+    after = [y.shape[2 + i] // s - 1 + high[i] - (x.shape[2 + i] - 1) for i in (0, 1)]
+    if max(low) > 0 or min(after) < 0:
+        return None
+    spread = np.zeros(
+        (w.shape[1], s, s, w.shape[0], *(h - n + 1 for n, h in zip(low, high, strict=True)))
+    )
+    for ph, pw in product(range(s), repeat=2):
+        for (kh, ah), (kw, aw) in product(rows[0][ph], rows[1][pw]):
+            spread[:, ph, pw, :, ah - low[0], aw - low[1]] = weights[:, :, kh, kw].T
+    filters = spread.reshape(-1, *spread.shape[3:]).astype(np.float32)
+    inputs = [node.inputs[0], graph.add_constant(f"{node.inputs[1]}.phases", filters)]
+    if bias is not None:
+        inputs.append(graph.add_constant(f"{node.inputs[2]}.phases", np.repeat(bias, s * s)))
+    blocks = graph.fresh(f"{node.name}.phases")
+    graph.types[blocks] = TensorType(
+        F32, (x.shape[0], len(filters), y.shape[2] // s, y.shape[3] // s)
+    )
+    conv: dict[str, AttrValue] = {
+        "strides": (1, 1), "pads": (-low[0], -low[1], after[0], after[1]), "dilations": (1, 1), "group": 1,
+    }  # fmt: skip
+    return [
+        Node(f"{node.name}/phases", "conv2d", tuple(inputs), (blocks,), conv),
+        Node(node.name, "depth_to_space", (blocks,), node.outputs, {"blocksize": s, "mode": "CRD"}),
+    ]
+
+
+def _way(graph: Graph, node: Node, target: Target) -> str | None:
+    """`convolution` where vectors of the direct form would be almost empty."""
+    w, s = graph.types[node.inputs[1]], ints(node.attrs, "strides")
+    few = w.shape[1] * s[0] * s[1] <= target.lanes(4)
+    return "convolution" if target.family == "simd" and few else None
+
+
+VARIANTS = {"conv_transpose2d": {"convolution": _as_convolution}}
+
+#: Where no log knows: operator -> (graph, node, target) -> name.
+WAYS = {"conv_transpose2d": _way}

@@ -24,7 +24,7 @@ from tilewright.graph.fuse import Group, fuse
 from tilewright.graph.ir import Graph, Node
 from tilewright.graph.layout import Placement, assign_layouts
 from tilewright.graph.passes import PASSES, optimize
-from tilewright.graph.passes.choose_variants import Chooser, choose_variants, own_way
+from tilewright.graph.passes.choose_variants import Chooser, choose_variants
 from tilewright.graph.plan import Allocation, MemoryPlan, plan_memory
 from tilewright.graph.text import to_text as graph_text
 from tilewright.graph.verify import verify as verify_graph
@@ -81,7 +81,7 @@ def build(
     """
     machine = resolve_target(target)
     known = library if library is not None else load_library(machine)
-    choose = variants or (known.chooser(machine) if winograd else own_way)
+    choose = variants or known.chooser(machine, winograd)
     request = requested(shapes, lambda: _declared(source))
     if request.sizes:
         opened = _opened(source, request, machine, choose, progress, notify, dump)

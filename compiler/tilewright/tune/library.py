@@ -8,10 +8,8 @@ record that fails there counts as absent.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 
 from tilewright.errors import ScheduleError
@@ -25,6 +23,7 @@ from tilewright.schedule.target import Target
 from tilewright.schedule.templates import gpu, gpu_space, injective, injective_space
 from tilewright.schedule.trace import Trace, step
 from tilewright.tune.admit import admit, finish
+from tilewright.tune.folders import shipped_folder, user_folder
 from tilewright.tune.identity import (
     distance,
     extents,
@@ -33,6 +32,7 @@ from tilewright.tune.identity import (
     node_hash,
     target_hash,
 )
+from tilewright.tune.reasons import DEFAULT_RULE
 from tilewright.tune.records import Record, read
 
 #: An untuned kernel takes the schedule of a tuned one at most this many doublings away.
@@ -42,22 +42,6 @@ NEAR_VARIANT = 1.0
 
 #: ... and only if it gained this much there: what gains little on one shape may lose on the next.
 TRANSFER_RATIO = 0.95
-
-DEFAULT_RULE = "default rule"
-
-
-def user_folder() -> Path:
-    """Where this user's logs go: $TILEWRIGHT_LOGS, or the cache directory."""
-    given = os.environ.get("TILEWRIGHT_LOGS")
-    if given:
-        return Path(given)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "tilewright" / "tuning_logs"
-
-
-def shipped_folder() -> Path:
-    """The logs that come with the package."""
-    return Path(str(resources.files("tilewright.tuning_logs")))
 
 
 def default_trace(op: Operator | None, kernel: Kernel, target: Target) -> Trace:
@@ -213,16 +197,16 @@ class Library:
 
     # ---- ways to compute a node
 
-    def chooser(self, target: Target) -> Chooser:
+    def chooser(self, target: Target, winograd: bool = True) -> Chooser:
         """Picks ways for `target`: what was measured for such a node or a near one, else what the operator's
-        rule expects."""
+        rule expects; without `winograd` none of that name."""
 
         def choose(graph: Graph, node: Node) -> str | None:
-            known = self.way(graph, node)
-            if known is not None:
-                return known.variant or None if known.verdict == "faster" else None
-            rule = ways().get(node.op)
-            return rule(graph, node, target) if rule is not None else None
+            known, rule = self.way(graph, node), ways().get(node.op)
+            name = rule(graph, node, target) if rule is not None and known is None else None
+            if known is not None and known.verdict == "faster":
+                name = known.variant
+            return name if name and (winograd or not name.startswith("winograd")) else None
 
         return choose
 

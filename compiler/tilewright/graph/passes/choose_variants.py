@@ -15,12 +15,6 @@ from tilewright.registry import variants
 Chooser = Callable[[Graph, Node], str | None]
 
 
-def own_way(graph: Graph, node: Node) -> str | None:
-    """Every node in its operator's own way: convolutions directly."""
-    del graph, node
-    return None
-
-
 def choose_variants(graph: Graph, choose: Chooser) -> Graph:
     """Replace nodes by the variants that `choose` names; one that does not apply is left out."""
     out = graph.clone()
