@@ -193,7 +193,7 @@ def tune(
     second. Code that cannot run here is ranked by estimates, labelled as such.
     """
     from tilewright.frontend.models import load_model
-    from tilewright.tune.library import user_folder
+    from tilewright.tune.folders import user_folder
     from tilewright.tune.tuner import Tuner
 
     machine = resolve_target(target)

@@ -10,9 +10,9 @@ import importlib
 import os
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,17 +20,52 @@ from tilewright import commands
 from tilewright.commands._common import console, errors_console, escape
 from tilewright.errors import TilewrightError
 
+
+class _Commands(Mapping[str, Any]):
+    """Commands by name; the file of one is imported when somebody asks for it, as imports take most of the
+    time of a short command. `backend-suite` is the file `backend_suite.py`."""
+
+    def __init__(self) -> None:
+        self._modules = {
+            m.name.replace("_", "-"): m.name
+            for m in sorted(pkgutil.iter_modules(commands.__path__), key=lambda m: m.name)
+            if not m.name.startswith("_")
+        }
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            module = importlib.import_module(f"tilewright.commands.{self._modules[name]}")
+            single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            single.command(module.NAME)(module.command)
+            self._made[name] = typer.main.get_command(single)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+class _Group(typer.core.TyperGroup):
+    """The commands, each imported when it is used."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+
 app = typer.Typer(
+    cls=_Group,
     help="Compile trained models ahead of time for edge devices.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-for _info in sorted(pkgutil.iter_modules(commands.__path__), key=lambda m: m.name):
-    if not _info.name.startswith("_"):
-        _module = importlib.import_module(f"tilewright.commands.{_info.name}")
-        app.command(_module.NAME)(_module.command)
 
 
 def _version(wanted: bool) -> None:

@@ -74,11 +74,6 @@ def step_facts(
     return out
 
 
-def is_default(reason: str) -> bool:
-    """Whether `reason` says that no tuning log had anything."""
-    return reason.startswith("default")
-
-
 def to_facts(steps: Sequence[StepFacts]) -> list[dict[str, Any]]:
     """For the manifest."""
     return [asdict(s) for s in steps]

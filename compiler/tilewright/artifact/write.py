@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -102,8 +103,55 @@ def install(
 ) -> Written:
     """Let `build` make the files in a folder beside `directory`, add a manifest with the facts it returns,
     and move all of it into place. Raises `ArtifactError` if that cannot be done."""
-    directory = Path(os.path.abspath(directory))
-    written = Written(directory)
+    written = Written(Path(os.path.abspath(directory)))
+    with _staged(written.directory) as stage:
+        facts = build(stage, written)
+        _finish(stage, Manifest(spec, triple, {}, facts), written)
+    return written
+
+
+def restore(
+    directory: Path, files: Mapping[str, Sequence[bytes | memoryview]], notes: Iterable[str]
+) -> Written:
+    """Put the files of an artifact that was made before into `directory`; raises as `install` does.
+
+    `files` gives each file's pieces in order; the manifest is one of them. Where they are there already,
+    nothing is written.
+    """
+    written = Written(Path(os.path.abspath(directory)), notes=list(notes))
+    if all(_holds(written.directory / name, pieces) for name, pieces in files.items()):
+        written.files.update({name: sum(map(len, pieces)) for name, pieces in files.items()})
+        return written
+    with _staged(written.directory) as stage:
+        for name, pieces in files.items():
+            with (stage / name).open("wb") as f:
+                f.writelines(pieces)
+        written.files.update({p.name: p.stat().st_size for p in sorted(stage.iterdir())})
+    return written
+
+
+def _holds(path: Path, pieces: Sequence[bytes | memoryview]) -> bool:
+    """Whether a file is made of `pieces`."""
+    try:
+        if path.is_symlink() or path.stat().st_size != sum(map(len, pieces)):
+            return False
+        with path.open("rb") as f:
+            return all(
+                f.read(min(_COMPARED, len(piece) - at)) == bytes(piece[at : at + _COMPARED])
+                for piece in pieces
+                for at in range(0, len(piece), _COMPARED)
+            )
+    except OSError:
+        return False
+
+
+#: Bytes compared at a time: they stay in the second-level cache.
+_COMPARED = 1 << 18
+
+
+@contextmanager
+def _staged(directory: Path) -> Iterator[Path]:
+    """A folder beside `directory` whose files move into it at the end."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -111,12 +159,10 @@ def install(
         ) as folder:
             stage = Path(folder) / "files"
             stage.mkdir()
-            facts = build(stage, written)
-            _finish(stage, Manifest(spec, triple, {}, facts), written)
+            yield stage
             _install(stage, directory)
     except OSError as err:
         raise ArtifactError(f"cannot write to {directory}: {err.strerror or err}") from None
-    return written
 
 
 def check_object(code: bytes, spec: Spec, triple: str) -> None:

@@ -7,17 +7,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tilewright.bench.zoo import fetch, zoo, zoo_model
 from tilewright.errors import ModelError
-from tilewright.graph.ir import Array
-from tilewright.pipeline import Progress as ProgressFn
+
+if TYPE_CHECKING:  # commands that find their result in the cache import no compiler
+    from tilewright.graph.ir import Array
+    from tilewright.pipeline import Progress as ProgressFn
 
 Shapes = dict[str, str | tuple[int | str, ...]]
 
@@ -130,6 +131,8 @@ def notice(message: str) -> None:
 @contextmanager
 def progress() -> Iterator[ProgressFn]:
     """A progress bar on stderr that shows the stage at work."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
         console=errors_console, transient=True,

@@ -15,6 +15,7 @@ from tilewright.bench.inputs import make_inputs
 from tilewright.bench.roofline import Roofline, measure
 from tilewright.codegen.llvm import runs_here
 from tilewright.codegen.spills import function_text
+from tilewright.commands._artifact import arena_of, arena_text
 from tilewright.commands._common import (
     ShapeList,
     TargetName,
@@ -34,11 +35,11 @@ from tilewright.report import (
     from_facts,
     ideal_cycles,
     in_words,
-    is_default,
     sentence,
 )
 from tilewright.schedule.target import load_target, target_names
 from tilewright.session import Session
+from tilewright.tune.reasons import is_default
 
 NAME = "explain"
 
@@ -65,7 +66,9 @@ def command(
         if kernel is not None:
             raise typer.BadParameter("--kernel needs the model file, not an artifact")
         found = manifests.read(path)
-        _show(found.spec.name, found.spec.target, from_facts(found.facts), None, None, as_json)
+        arena = arena_of(found)
+        steps = from_facts(found.facts)
+        _show(found.spec.name, found.spec.target, steps, arena, None, None, as_json)
         return
     if path.is_dir():
         raise ModelError(f"{path} is not an artifact: name a directory of `tilewright compile`")
@@ -78,7 +81,8 @@ def command(
         steps = list(api.facts_of(program))
         times = _times(program) if runs_here(program.target) else None
     roof = measure(program.target) if times is not None else None
-    _show(program.name, program.target.name, steps, times, roof, as_json)
+    arena = program.arena_bytes, program.arena_lower_bound
+    _show(program.name, program.target.name, steps, arena, times, roof, as_json)
 
 
 def _loops(program: Program, name: str) -> None:
@@ -115,6 +119,7 @@ def _show(
     name: str,
     target: str,
     steps: list[StepFacts],
+    arena: tuple[int, int],
     times: list[float] | None,
     roof: Roofline | None,
     as_json: bool,
@@ -126,7 +131,13 @@ def _show(
             row["intensity"] = steps[i].intensity
             row["seconds"] = times[i] if times is not None else None
             row["roofline"] = _share(steps[i], times[i], roof) if times and roof else None
-        print(json.dumps({"name": name, "target": target, "steps": rows}, indent=1))
+        head = {
+            "name": name,
+            "target": target,
+            "arena_bytes": arena[0],
+            "arena_lower_bound": arena[1],
+        }
+        print(json.dumps({**head, "steps": rows}, indent=1))
         return
     known = load_target(target) if target in target_names() else None
     table = Table(title=f"{name} for {target}", title_justify="left", show_lines=True)
@@ -162,6 +173,7 @@ def _show(
         f"{len(steps)} steps, {total:,} FLOPs, {tuned} with a schedule from the tuning logs; --kernel NAME shows "
         "the trace, loops and assembly of one"
     )
+    console.print(arena_text(*arena))
     if not on_gpu:
         console.print(
             "stack accesses are instructions inside loops that touch the stack (spilled registers or scratch)"

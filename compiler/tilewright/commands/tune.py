@@ -30,7 +30,7 @@ from tilewright.device.choose import device_for
 from tilewright.frontend.models import load_model
 from tilewright.pipeline import largest, resolve_target
 from tilewright.tune.executors import dask_executor
-from tilewright.tune.library import user_folder
+from tilewright.tune.folders import user_folder
 from tilewright.tune.state import Result, State, Task
 from tilewright.tune.tuner import Tuner
 

@@ -10,9 +10,25 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from tilewright.errors import ModelError
+
+_opened: ContextVar[set[Path] | None] = ContextVar("opened", default=None)
+
+
+@contextmanager
+def files_read() -> Iterator[set[Path]]:
+    """Collects the files that tensor data is read from while the context lasts."""
+    found: set[Path] = set()
+    token = _opened.set(found)
+    try:
+        yield found
+    finally:
+        _opened.reset(token)
 
 
 def read_external(
@@ -23,6 +39,9 @@ def read_external(
     `length` is what the model declares (None: to the end of the file); it must be `want`.
     """
     root, path = _inside(folder, location, what)
+    seen = _opened.get()
+    if seen is not None:
+        seen.add(path)
     try:
         handle = _open(root, path)
     except OSError as err:
