@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from loop_helpers import integers, interpret, matmul, native
 
 from tilewright.codegen.kernel import emit_kernel
+from tilewright.codegen.lanes import lanes_are_private
 from tilewright.codegen.llvm import runs_here, to_assembly
 from tilewright.codegen.module import CallSite, ModulePlan, Place, emit_module
 from tilewright.core.dtypes import F32, I32, I64, U8, DType
@@ -119,13 +120,33 @@ def test_accumulators_stay_in_registers() -> None:
 
 
 def test_ends_of_rows_are_not_blended() -> None:
-    """12 columns in a vector of 16: the four lanes beyond are padding of the accumulators' rows."""
+    """12 columns in a vector of 16, or in the second one: lanes beyond hold nothing."""
     target = load_target("x86-64-v4")
-    kernel = matmul(8, 12, 16)
-    finished = specialize_tails(apply(kernel, product(kernel, target)))
-    text, _ = emit_kernel(finished, target)
-    splats = re.findall(r"shufflevector .* zeroinitializer", text)
-    assert "fma.v16f32" in text and text.count("shufflevector") == len(splats)
+    for columns in (12, 28):
+        kernel = matmul(8, columns, 16)
+        finished = specialize_tails(apply(kernel, product(kernel, target)))
+        text, _ = emit_kernel(finished, target)
+        splats = re.findall(r"shufflevector .* zeroinitializer", text)
+        assert "fma.v16f32" in text and text.count("shufflevector") == len(splats)
+
+
+def test_lanes_that_somebody_else_holds_are_not_private() -> None:
+    """A vector of 12 may overwrite the last 4 lanes only if nobody reads or writes them."""
+    size = Ix(12)
+
+    def vector(var: str, extent: Ix, shift: int = 0) -> For:
+        at = (ix("r"), ix(var) + shift)
+        return For(var, extent, (Store("acc", at, const(0.0)),), "vector")
+
+    def rows(*body: For) -> Block:
+        return (For("r", Ix(3), body, "unroll"),)
+
+    assert lanes_are_private("acc", rows(vector("l", size)))
+    assert lanes_are_private("acc", rows(vector("l", Ix(16) - ix("r"))))
+    assert not lanes_are_private("acc", rows(vector("l", size), vector("l", Ix(16))))
+    assert not lanes_are_private("acc", rows(vector("l", size), vector("l", Ix(4), 12)))
+    outer = For("k", Ix(2), rows(vector("l", Ix(16) - ix("k") * 4)))
+    assert not lanes_are_private("acc", (outer,))
 
 
 def test_scratch_that_would_overflow_the_stack_is_refused() -> None:

@@ -29,13 +29,15 @@ from tilewright.loop.ir import Buffer
 
 @dataclass(slots=True)
 class Slot:
-    """Where a buffer lives: pointer SSA name and strides in elements (padded for scratch)."""
+    """Where a buffer lives: pointer SSA name and strides in elements (padded for scratch); `private`: lanes
+    beyond the last iteration of a vector loop hold nothing (`codegen.lanes`)."""
 
     buffer: Buffer
     pointer: str
     strides: tuple[int, ...]
     scratch: bool
     size: int = 0
+    private: bool = False
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from tilewright.codegen import values
 from tilewright.codegen.addressing import Addressing, Slot, Vector
 from tilewright.codegen.dot import emit_dot
+from tilewright.codegen.lanes import lanes_are_private
 from tilewright.codegen.values import Value, llvm_type, memory_type
 from tilewright.core.index import (
     Ix,
@@ -152,9 +153,12 @@ class Emitter(Addressing):
     def block(self, stmts: Block) -> None:
         outer = self.scope
         self.scope = outer.child()
-        for stmt in stmts:
+        for i, stmt in enumerate(stmts):
             self.memo = {}
             self.statement(stmt)
+            if isinstance(stmt, Alloc):
+                name = stmt.buffer.name
+                self.slots[name].private = lanes_are_private(name, stmts[i + 1 :])
         self.scope = outer
 
     def statement(self, stmt: object) -> None:
@@ -364,7 +368,7 @@ class Emitter(Addressing):
             partial = vec.active != vec.lanes
             if partial and slot.buffer.space == "register" and self.unmasked(slot, index):
                 # Blend with what is there: SROA sees through this, not through a masked store.
-                if not self.ends_row(slot, index):
+                if not slot.private and not self.ends_row(slot, index):
                     value = self.blend(
                         self.load_vector(ptr, value.dtype, vec.lanes, None), value, vec.active
                     )
