@@ -259,6 +259,7 @@ def _import_integer(node: ImportNode) -> Sequence[str]:
         return [y]
     if node.type(2).size != 1:
         raise node.fail(f"the zero point {node.type(2)} of the image is not a scalar: repair it")
+    node.reserve(*x.shape)
     ones = node.constant(np.ones(x.shape, np.uint8), "ones")
     (share,) = _convolved(node, ones, node.constant(weights.astype(kind), "weights"))
     (z,) = node.add("cast", [node.inputs[2]], {"to": "i32"})

@@ -10,7 +10,7 @@ import numpy as np
 from tilewright.core.attributes import ints
 from tilewright.core.index import Ix
 from tilewright.errors import ModelError
-from tilewright.graph.ir import Array, Attrs, TensorType
+from tilewright.graph.ir import MAX_RANK, Array, Attrs, TensorType
 from tilewright.graph.quantized import movement
 from tilewright.loop.builder import KernelBuilder, Reader
 from tilewright.loop.ir import Expr
@@ -56,6 +56,8 @@ def _view(
 
 def _import_expand(node: ImportNode) -> Sequence[str]:
     wanted = tuple(int(n) for n in node.need_const(1, "the shape").reshape(-1))
+    if len(wanted) > MAX_RANK:
+        raise node.fail(f"rank {len(wanted)} is too much: at most {MAX_RANK} is supported")
     try:
         shape = np.broadcast_shapes(node.type(0).shape, wanted)
     except ValueError:

@@ -199,6 +199,7 @@ def _import_unique(node: ImportNode) -> Sequence[str]:
     n = t.size if axis is None else t.shape[axis]
     if n == 0:
         raise node.fail(f"Unique of {t} has nothing to compare: leave it out")
+    node.reserve(n)
     if axis is None:
         (x,) = node.add("reshape", [x], {"shape": (n,)})
         axis, t = 0, node.type_of(x)

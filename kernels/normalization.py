@@ -263,6 +263,7 @@ def _import_group(node: ImportNode) -> Sequence[str]:
     if per_group:
         scale, bias = node.inputs[1], node.inputs[2]
     else:
+        node.reserve(groups)
         scale = node.constant(np.ones(groups, x.dtype.numpy), "scale")
         bias = node.constant(np.zeros(groups, x.dtype.numpy), "bias")
     (y,) = node.add("instance_norm", [value, scale, bias], attrs)

@@ -203,6 +203,7 @@ def _blocked(
         split = (*x.shape[:axis], n // block, block, *x.shape[axis + 1 :])
         narrow = (*x.shape[:axis], n // block, 1, *x.shape[axis + 1 :])
         return split, _shaped(node, scale, narrow), _shaped(node, zero, narrow)
+    node.reserve(n)
     which = node.constant(np.arange(n, dtype=np.int64) // block, "block")
     scale, zero = (
         v if node.type_of(v).size == 1 else node.add("gather", [v, which], {"axis": axis})[0]

@@ -229,6 +229,7 @@ def _best(node: ImportNode, axis: int, k: int, largest: bool) -> str:
     whole = _head(node, rows, blocks * BLOCK)
     (cut,) = node.add("reshape", [whole], {"shape": (*lead, blocks, BLOCK)})
     (runs,) = node.add("topk", [cut], {**attrs, "axis": len(lead) + 1, "k": BLOCK})
+    node.reserve(blocks)
     base = node.constant(np.arange(blocks, dtype=np.int64)[:, None] * BLOCK, "base")
     (runs,) = node.add("add", [runs, base])
     if rest:  # a last, shorter block

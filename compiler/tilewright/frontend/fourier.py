@@ -221,6 +221,7 @@ def stft(node: ImportNode) -> Sequence[str]:
     work = _Work(node, x.dtype.numpy)
     value = work.split(node.inputs[0]) if x.rank == 3 else _Complex(node.inputs[0], "")
     count = (x.shape[1] - n) // step + 1
+    node.reserve(count, n)
     at = node.constant(np.arange(count)[:, None] * step + np.arange(n), "frames")
     frames = work.each(value, lambda v: work.add("gather", v, at, axis=1))
     if node.has(2):

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tilewright.errors import ModelError
+from tilewright.graph.ir import MAX_RANK
 
 MAX_FILE_BYTES = 2 << 30  # the largest message protobuf can hold
 MAX_TENSOR_ELEMENTS = 1 << 31
 MAX_DIM = 1 << 31
-MAX_RANK = 16
 #: Nodes after inlining of functions and branches (small files can describe huge graphs).
 MAX_NODES = 200_000
 MAX_DEPTH = 32

@@ -86,12 +86,14 @@ def _placed(
     if not counts:
         return node.add("expand", [node.constant(np.zeros((), np.float32))], {"shape": shape})
     (parts,) = node.add("concat", counts, {"axis": 1}) if len(counts) > 1 else (counts[0],)
+    node.reserve(len(columns), shape[1])
     to = np.zeros((len(columns), shape[1]), np.float32)
     to[np.arange(len(columns)), columns] = 1
     return node.add("matmul", [parts, node.constant(to, "columns")])
 
 
 def _weighted(node: ImportNode, y: str, width: int) -> str:
+    node.reserve(width)
     mode, given = str(node.attr("mode")), node.attr("weights")
     weights = node.constant(np.asarray(given or [1.0] * width, np.float32), "weights")
     if mode == "IDF":

@@ -12,10 +12,12 @@ import numpy as np
 from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.registry import Operator
 
-#: Elements of results that anything may make of small operands: enough for the weights of a large layer
-#: that a model describes instead of storing them.
-MAX_ELEMENTS = 1 << 26
-#: All results of one pass over a graph that are larger than their operands take so many bytes together.
+#: Elements of results that anything may make of small operands while a file is read, where values decide
+#: what the next node is.
+MAX_ELEMENTS = 1 << 23
+#: The same in a pass over the finished graph: enough for the weights of a large layer that a model describes
+#: instead of storing them. All that such a pass adds takes so many bytes together.
+MAX_WEIGHTS = 1 << 26
 MAX_BYTES = 256 << 20
 #: Larger results must not have more than so many elements per element of the operands.
 MAX_GROWTH = 2
@@ -27,10 +29,11 @@ def is_worth_computing(
     operands: list[TensorType | None],
     attrs: Attrs,
     results: list[TensorType],
+    most: int = MAX_ELEMENTS,
 ) -> bool:
     """Whether a node of constants should be computed now."""
     size = sum(t.size for t in results)
-    if size > max(MAX_ELEMENTS, MAX_GROWTH * sum(t.size for t in operands if t is not None)):
+    if size > max(most, MAX_GROWTH * sum(t.size for t in operands if t is not None)):
         return False
     return op.flops is None or op.flops(operands, attrs) <= MAX_FLOPS + size
 

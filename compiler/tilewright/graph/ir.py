@@ -21,6 +21,9 @@ Array = npt.NDArray[Any]
 AttrValue = Union[int, float, str, bool, tuple[int, ...], tuple[float, ...]]
 Attrs = Mapping[str, AttrValue]
 
+#: Dims that a value may have.
+MAX_RANK = 16
+
 
 @dataclass(frozen=True, slots=True)
 class TensorType:

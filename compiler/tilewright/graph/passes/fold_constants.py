@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tilewright.graph.evaluate import MAX_BYTES, evaluate, is_worth_computing
+from tilewright.graph.evaluate import MAX_BYTES, MAX_WEIGHTS, evaluate, is_worth_computing
 from tilewright.graph.ir import Graph, Node
 from tilewright.registry import operator
 
@@ -25,7 +25,8 @@ def fold_constants(graph: Graph) -> Graph:
         results = [g.types[o] for o in node.outputs]
         known = all(not i or i in g.constants for i in node.inputs)
         growth = sum(t.bytes for t in results) - sum(t.bytes for t in types if t is not None)
-        if not known or growth > room or not is_worth_computing(op, types, node.attrs, results):
+        worth = is_worth_computing(op, types, node.attrs, results, MAX_WEIGHTS)
+        if not known or growth > room or not worth:
             kept.append(node)
             continue
         room -= max(growth, 0)

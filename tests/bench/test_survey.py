@@ -1,0 +1,58 @@
+"""survey: a row for every model, whatever happens to it; what counts as agreement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graph_helpers import Builder
+
+from tilewright.bench.survey import Row, _compare, agreement, markdown, survey
+from tilewright.bench.verify import NOISE, is_noise
+from tilewright.cli import main
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def test_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    good = str(DATA / "mlperftiny_autoencoder_ad_fp32_randw.onnx")
+    assert survey(str(tmp_path / "broken.onnx")).outcome == "refused"
+    row = survey(good, seeds=2)
+    assert (row.outcome, row.runs, row.states) == ("agrees", 2, 0)
+    assert row.error <= 1e-4 and row.arena_bytes > 0 and row.artifact_bytes > 1 << 18
+    assert row.operators["matmul"] == 10
+    assert survey(good, seeds=1, tolerance=0.0).outcome == "differs"
+    assert survey(good, limit=0.01).outcome == "timeout"
+    table = markdown([row])
+    assert len(table.splitlines()) == 3 and "matmul·10" in table
+
+
+def test_units() -> None:
+    row = Row("m")
+    _compare(row, np.array([3, 5], np.int8), np.array([3, 4], np.int8), None)
+    assert (row.units, row.within_one, row.error) == (1, 1.0, 0.0)
+    _compare(row, np.float32([0.5, 1.25]), np.float32([0.5, 0.5]), 0.25)
+    assert (row.units, row.within_one) == (3, 0.5)
+    assert agreement(row) == "3 units, 50.00% within 1"
+    _compare(row, np.zeros(3, np.float32), np.zeros(4, np.float32), None)
+    assert row.error == float("inf")
+
+
+def test_noise_of_bounded_operators() -> None:
+    """A tiny probability may be a few roundings of 1 off, a tiny sum may not."""
+    for op, quiet in (("sigmoid", True), ("neg", False)):
+        b = Builder(x=(2,))
+        graph = b.done(b.node(op, "y", "x"))
+        ours, theirs = np.float32([1e-9, 0.5]), np.float32([1e-9 + NOISE / 2, 0.5])
+        assert is_noise(graph, "y", ours, theirs) == quiet
+        assert not is_noise(graph, "y", ours, theirs + np.float32(1e-5))
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.tflite").write_bytes(b"no model")
+    with pytest.raises(SystemExit) as end:
+        main(["survey", str(tmp_path)])
+    assert end.value.code == 1
+    assert "0 of 1 models agree" in capsys.readouterr().out
