@@ -78,7 +78,8 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
             while left and len(kept) < integer(attrs, "most"):
                 best = left.pop(0)
                 kept.append(int(best))
-                left = [i for i in left if not _overlap(edges[best], edges[i]) > attrs["iou"]]
+                over = _overlaps_all(edges[best], edges[left]) > attrs["iou"]
+                left = [i for i, gone in zip(left, over, strict=True) if not gone]
             found += [(b, c, i) for i in kept]
     y = np.full(_infer([_type(boxes), _type(scores)], attrs)[0].shape, -1, np.int64)
     y[: len(found)] = np.array(found, np.int64).reshape(-1, 3)
@@ -93,15 +94,16 @@ def _passes(score: Any, attrs: Attrs) -> bool:
     return bool(score > np.float32(attrs["score"]))  # type: ignore[arg-type]
 
 
-def _overlap(a: Array, b: Array) -> np.float32:
-    """Intersection over union in float32; 0 where either is empty."""
-    height = min(a[2], b[2]) - max(a[0], b[0])
-    width = min(a[3], b[3]) - max(a[1], b[1])
-    sizes = [(x[2] - x[0]) * (x[3] - x[1]) for x in (a, b)]
-    if width <= 0 or height <= 0 or min(sizes) <= 0:
-        return np.float32(0)
+def _overlaps_all(a: Array, others: Array) -> Array:
+    """Intersection over union of box a with each other one, in float32; 0 where either is empty."""
+    b = others.reshape(-1, 4).T
+    height = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])
+    width = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])
+    mine, theirs = ((x[2] - x[0]) * (x[3] - x[1]) for x in (a, b))
     inner = height * width
-    return np.float32(inner / (sizes[0] + sizes[1] - inner))
+    proper = (width > 0) & (height > 0) & (mine > 0) & (theirs > 0)
+    with np.errstate(all="ignore"):
+        return np.where(proper, inner / (mine + theirs - inner), np.float32(0)).astype(np.float32)
 
 
 # ---------------------------------------------------------------- lowering
@@ -109,16 +111,21 @@ def _overlap(a: Array, b: Array) -> np.float32:
 
 @dataclass(frozen=True, slots=True)
 class _Heap:
-    """Candidates of one class: the first `count` entries are a heap, whose root is the best."""
+    """Candidates of one class: the first `count` numbers of boxes are a heap, whose root is the best."""
 
-    keys: Local
+    scores: Reader
+    row: tuple[Ix, Ix]
     places: Local
     count: Local
     size: int
 
+    def key(self, k: KernelBuilder, a: Ix) -> Expr:
+        """The score of entry a."""
+        return self.scores(*self.row, k.index(self.places(a), self.size, wrap=False))
+
     def better(self, k: KernelBuilder, a: Ix, key: Expr, place: Expr) -> Expr:
         """Whether entry a comes before one with this key and place: by score, then by index."""
-        mine = k.let("mine", self.keys(a))
+        mine = k.let("mine", self.key(k, a))
         earlier = binary("lt", self.places(a), place)
         tie = binary("and", binary("eq", mine, key), earlier)
         return k.let("better", binary("or", binary("gt", mine, key), tie))
@@ -126,30 +133,32 @@ class _Heap:
     def sift(self, k: KernelBuilder, start: Ix) -> None:
         """Let the entry at `start` sink below whatever is better."""
         hole = k.local("hole", I64)
-        key, place = k.let("key", self.keys(start)), k.let("place", self.places(start))
+        key, place = k.let("key", self.key(k, start)), k.let("place", self.places(start))
         k.set(hole, from_index(start, I64))
         with k.loop("level", self.size.bit_length()):
             child = k.let("child", add(add(hole(), hole()), const(1, I64)))
             with k.when(binary("lt", child, self.count())):
+                # without a right child, the last entry is compared with itself and does not win
+                end = sub(self.count(), const(1, I64))
+                right_child = minimum(add(child, const(1, I64)), end)
                 left = k.index(child, self.size, wrap=False)
-                right = k.index(add(child, const(1, I64)), self.size, wrap=False)
-                both = binary("lt", add(child, const(1, I64)), self.count())
-                wins = self.better(k, right, self.keys(left), self.places(left))
-                picked = select(binary("and", both, wins), from_index(right, I64), child)
+                right = k.index(right_child, self.size, wrap=False)
+                wins = self.better(k, right, self.key(k, left), self.places(left))
+                picked = select(wins, from_index(right, I64), child)
                 best = k.index(k.let("picked", picked), self.size, wrap=False)
                 with k.when(self.better(k, best, key, place)):
-                    self.put(k, self.keys(best), self.places(best), hole())
+                    self.put(k, self.places(best), hole())
                     k.set(hole, from_index(best, I64))
-        self.put(k, key, place, hole())
+        self.put(k, place, hole())
 
-    def put(self, k: KernelBuilder, key: Expr, place: Expr, at: Expr) -> None:
-        index = k.index(at, self.size, wrap=False)
-        k.set(self.keys, key, index)
-        k.set(self.places, place, index)
+    def put(self, k: KernelBuilder, place: Expr, at: Expr) -> None:
+        k.set(self.places, place, k.index(at, self.size, wrap=False))
 
 
 def _lower(k: KernelBuilder, attrs: Attrs) -> None:
-    """Candidates leave a heap in order; one stays unless it overlaps one of its class that did."""
+    """Candidates leave a heap in order; one stays unless it overlaps one of its class that did.
+
+    The heap is the only scratch, four bytes for each box: scores and what stays are read where they are."""
     boxes, scores = k.inputs[0], k.inputs[1]
     assert boxes is not None and scores is not None
     batches, classes, n = scores.shape
@@ -159,12 +168,12 @@ def _lower(k: KernelBuilder, attrs: Attrs) -> None:
     if 0 in (*k.out_shape, n):
         return
     total, kept = k.local("total", I64), k.local("kept", I64)
-    stays = k.local("stays", I32, (most,))
-    heap = _Heap(k.local("keys", F32, (n,)), k.local("places", I32, (n,)), k.local("count", I64), n)
+    places, count = k.local("places", I32, (n,)), k.local("count", I64)
     k.set(total, const(0, I64))
     with k.loop("b", batches) as b, k.loop("c", classes) as c:
         k.set(kept, const(0, I64))
-        _fill(k, heap, scores, (b, c), attrs)
+        heap = _Heap(scores, (b, c), places, count, n)
+        _fill(k, heap, attrs)
         more = binary("gt", heap.count(), const(0, I64))
         room = binary("lt", kept(), const(most, I64))
         with k.loop("turn", n), k.when(binary("and", more, room)):
@@ -172,15 +181,18 @@ def _lower(k: KernelBuilder, attrs: Attrs) -> None:
             box = _box(k, boxes, b, k.index(place, n, wrap=False), attrs)
             k.set(heap.count, sub(heap.count(), const(1, I64)))
             last = k.index(heap.count(), n, wrap=False)
-            heap.put(k, heap.keys(last), heap.places(last), const(0, I64))
+            heap.put(k, heap.places(last), const(0, I64))
             heap.sift(k, Ix(0))
             over = k.local("over", BOOL)
             k.set(over, const(False, BOOL))
             with k.loop("i", k.index(kept(), most + 1, wrap=False)) as i:
-                other = _box(k, boxes, b, k.index(stays(i), n, wrap=False), attrs)
+                assert k.result is not None
+                mine = k.index(
+                    add(sub(total(), kept()), from_index(i, I64)), k.out_shape[0], wrap=False
+                )
+                other = _box(k, boxes, b, k.index(k.result(mine, 2), n, wrap=False), attrs)
                 k.set(over, binary("or", over(), _overlaps(k, other, box, attrs)))
             with k.when(binary("eq", over(), const(False, BOOL))):
-                k.set(stays, place, k.index(kept(), most, wrap=False))
                 k.set(kept, add(kept(), const(1, I64)))
                 row = k.index(total(), k.out_shape[0], wrap=False)
                 for d, v in enumerate((from_index(b, I64), from_index(c, I64), cast(place, I64))):
@@ -188,14 +200,14 @@ def _lower(k: KernelBuilder, attrs: Attrs) -> None:
                 k.set(total, add(total(), const(1, I64)))
 
 
-def _fill(k: KernelBuilder, heap: _Heap, scores: Reader, row: tuple[Ix, Ix], attrs: Attrs) -> None:
+def _fill(k: KernelBuilder, heap: _Heap, attrs: Attrs) -> None:
     """The heap of a class: what exceeds the threshold."""
     n = heap.size
     k.set(heap.count, const(0, I64))
     with k.loop("i", n) as i:
-        score = k.let("score", scores(*row, i))
+        score = k.let("score", heap.scores(*heap.row, i))
         with k.when(binary("gt", score, const(attrs["score"], F32))):  # type: ignore[arg-type]
-            heap.put(k, score, from_index(i, I32), heap.count())
+            heap.put(k, from_index(i, I32), heap.count())
             k.set(heap.count, add(heap.count(), const(1, I64)))
     parents = k.let("parents", binary("shr", heap.count(), const(1, I64)))
     with k.loop("i", k.index(parents, n // 2 + 1, wrap=False)) as i:
