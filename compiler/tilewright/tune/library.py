@@ -21,6 +21,7 @@ from tilewright.registry import Operator, ways
 from tilewright.schedule.space import Space
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import gpu, gpu_space, injective, injective_space
+from tilewright.schedule.templates.draft import on_threads
 from tilewright.schedule.trace import Trace, step
 from tilewright.tune.admit import admit, finish
 from tilewright.tune.folders import shipped_folder, user_folder
@@ -132,7 +133,7 @@ class Library:
         """The best schedule known for a kernel: its own record, the nearest one's, or the default."""
         own = self.winners.get(kernel_hash(kernel)) if self.winners else None
         if own is not None:
-            made = self._own(own, kernel)
+            made = self._own(own, kernel, target)
             if made is not None:
                 return made
         else:
@@ -149,14 +150,18 @@ class Library:
             )
         return Decision(trace, finish(kernel, trace), reason)
 
-    def _own(self, record: Record, kernel: Kernel) -> Decision | None:
+    def _own(self, record: Record, kernel: Kernel, target: Target) -> Decision | None:
         if record.verdict != "faster":
             return None
+        trace = record.trace
         try:
-            made = admit(kernel, record.trace)
+            made = admit(kernel, trace)
+            if target.family == "simd":  # it may be older than the rule for threads
+                trace = on_threads(kernel, trace)
+                made = made if trace == record.trace else admit(kernel, trace)
         except ScheduleError:
             return None
-        return Decision(record.trace, made, f"log record: {_gain(record)}")
+        return Decision(trace, made, f"log record: {_gain(record)}")
 
     def _nearest(self, op: Operator | None, kernel: Kernel, target: Target) -> Decision | None:
         """The parameters of the nearest tuned kernel of the same operator and template."""

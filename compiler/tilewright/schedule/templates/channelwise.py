@@ -140,6 +140,7 @@ def _channelwise(
     width = blocking.lanes
     taps = math.prod(d.extent(v) for v in window)
     n = d.extent(cols)
+    work = taps * n * math.prod(d.extent(v) for v in rows)  # before the loops get other names
     inner: list[str] = []
     outer: list[str] = []
     present = [v for v in rows if d.has(v)]
@@ -182,7 +183,7 @@ def _channelwise(
             d.do("unroll", v)
         if lanes:
             d.do("vectorize", lanes[0])
-    parallelize_outer(d, taps * n * math.prod(d.extent(v) for v in rows))
+    parallelize_outer(d, work)
     return d.trace
 
 

@@ -71,6 +71,15 @@ def parallelize_outer(d: Draft, work: int) -> None:
     d.try_("parallelize", pick.var)
 
 
+def on_threads(kernel: Kernel, trace: Trace) -> Trace:
+    """`trace` with a loop on threads, if it has none and there is work for several."""
+    if any(s.primitive == "parallelize" for s in trace):
+        return trace
+    d = Draft(apply(kernel, trace))
+    parallelize_outer(d, volume(kernel))
+    return (*trace, *d.steps)
+
+
 def vectorize_pass(d: Draft, var: str, width: int) -> None:
     n = d.extent(var)
     if n <= 1 or width == 1:

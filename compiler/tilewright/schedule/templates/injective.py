@@ -7,7 +7,7 @@ and vectorises the innermost loop, or the space of such traces, of which the def
 from __future__ import annotations
 
 from tilewright.core.index import FloorDiv, Ix, Mod, simplify
-from tilewright.loop.ir import For, Kernel, Let
+from tilewright.loop.ir import For, Kernel, Let, Store
 from tilewright.loop.rewrite import accesses, expressions, loads, loops, walk
 from tilewright.schedule.space import Choice, Space, Value
 from tilewright.schedule.target import Target
@@ -54,6 +54,7 @@ def _injective(kernel: Kernel, target: Target, lane: int, parts: int, vectors: i
     """`lane`: position of the loop along the vectors (-1: the innermost, after fusing); vectors have
     the full width divided by `parts`; `vectors` of them are spelled out."""
     d = Draft(kernel)
+    work = volume(kernel) * sum(isinstance(s, Store) for s in walk(kernel.body))
     width = max(1, _narrowest_width(kernel, target) // parts)
     for top in [s for s in kernel.body if isinstance(s, For)]:
         names = _perfect_nest(top)
@@ -76,7 +77,7 @@ def _injective(kernel: Kernel, target: Target, lane: int, parts: int, vectors: i
                 d.do("unroll", f"{last}to")
         elif names:
             vectorize_pass(d, names[-1], width)
-    parallelize_outer(d, volume(kernel))
+    parallelize_outer(d, work)
     return d.trace
 
 
