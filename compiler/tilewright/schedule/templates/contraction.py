@@ -18,7 +18,13 @@ from tilewright.schedule.space import Choice, Space, Value, upto
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import mcu
 from tilewright.schedule.templates.dots import BLOCK, RUN, dot_loop
-from tilewright.schedule.templates.draft import Draft, parallelize_outer, volume, weights_of
+from tilewright.schedule.templates.draft import (
+    Draft,
+    batch_dims,
+    parallelize_outer,
+    volume,
+    weights_of,
+)
 from tilewright.schedule.templates.rows import row_reduction
 from tilewright.schedule.templates.tiles import (
     map_tile,
@@ -162,7 +168,7 @@ def _default_tiling(
     depth = max(1, math.prod(sums) if taps == 1 else sum(sums)) // (RUN if dots else 1)
     n = d.extent(cols)
     extents = [d.extent(v) for v in rows if d.has(v)]
-    by_lane = bool(dots) and sums[-1] % BLOCK == 0
+    by_lane = bool(dots) and "sdot" in target.dot and sums[-1] % BLOCK == 0
     tile = register_tile(math.prod(extents), n, depth, target, by_lane=by_lane)
     shape: tuple[int, ...] = ()
     if len(extents) == 2:
@@ -211,7 +217,7 @@ def contraction_space(
     start = _default_tiling(d, target, rows, cols, reduction, dots=dots)
     extents = [d.extent(v) for v in rows if d.has(v)]
     sums = [d.extent(v) for v in reduction if d.has(v)]
-    by_lane = bool(dots) and sums[-1] % BLOCK == 0
+    by_lane = bool(dots) and "sdot" in target.dot and sums[-1] % BLOCK == 0
     n, width = d.extent(cols), target.lanes(4)
     params: dict[str, tuple[Value, ...]] = {
         f"tile{i}": upto(e, *range(1, min(target.registers, e) + 1)) for i, e in enumerate(extents)
@@ -270,7 +276,10 @@ def _tile(
     if weights is not None:
         buffer, along, rest = weights
         span = nr if group == 1 or n % nr == 0 else n
-        dims = [[along, span, "outer"], *[[r, 0, "whole"] for r in rest], [along, span, "inner"]]
+        batch = batch_dims(d.kernel, buffer, [v for v in names if v not in {*rows, cols}])
+        dims = [[r, 0, "whole"] for r in rest if r in batch]  # in the order in which it is read
+        dims += [[along, span, "outer"], *[[r, 0, "whole"] for r in rest if r not in batch]]
+        dims.append([along, span, "inner"])
         if tiling.dots:
             dims[-2] = [rest[-1], RUN, "outer"]
             dims.append([rest[-1], RUN, "inner"])

@@ -145,3 +145,12 @@ def weights_of(kernel: Kernel, cols: str, sums: Sequence[str]) -> tuple[str, int
         rest = sorted((d for d in rank if d != along[0]), key=lambda d: (rank[d], d))
         return load.buffer, along[0], rest
     return None
+
+
+def batch_dims(kernel: Kernel, buffer: str, batch: Sequence[str]) -> set[int]:
+    """Dims of constant `buffer` that only loops of `batch` move along."""
+    out: set[int] = set()
+    for name, index, store in accesses(kernel.body):
+        if name == buffer and not store:
+            out |= {d for d, i in enumerate(index) if variables(i) and variables(i) <= set(batch)}
+    return out
