@@ -20,13 +20,7 @@ QUICK = ("add", "argmax", "conv_transpose2d", "cumulative_sum", "layer_norm", "l
 
 
 def _marked(name: str) -> Any:
-    """Slow ones; `nms` reads scratch that the interpreter of threads has seen nobody write: not looked into."""
-    if name in QUICK:
-        return name
-    marks = [pytest.mark.slow]
-    if name == "nms":
-        marks.append(pytest.mark.xfail(reason="`keys` is read before it is written"))
-    return pytest.param(name, marks=marks)
+    return name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("name", [_marked(n) for n in NAMES])

@@ -59,16 +59,24 @@ def runs(block: Block) -> Iterator[tuple[Block, bool]]:
     """Statements outside threads in runs: by all threads (those that start threads, names and scratch that
     everyone needs), or by the first thread alone.
 
-    A name that only statements of one such run use is its own: the scratch it is computed from may be, too.
+    A name or scratch that only statements of one such run use is its own: what the name is computed from may be,
+    too.
     """
     ours = [isinstance(s, (Alloc, Let)) or has_threads((s,)) for s in block]
     for i in reversed(range(len(block))):
         s = block[i]
-        if isinstance(s, Let):
-            users = [j for j in range(i + 1, len(block)) if s.name in _names((block[j],))]
+        if isinstance(s, (Let, Alloc)):
+            users = [j for j in range(i + 1, len(block)) if _uses((block[j],), s)]
             ours[i] = bool(users) and any(ours[i + 1 : users[-1] + 1])
     for together, group in groupby(zip(block, ours, strict=True), lambda pair: pair[1]):
         yield tuple(s for s, _ in group), together
+
+
+def _uses(block: Block, s: Let | Alloc) -> bool:
+    """Whether statements use a name or scratch."""
+    if isinstance(s, Let):
+        return s.name in _names(block)
+    return any(name == s.buffer.name for name, _, _ in accesses(block))
 
 
 def _names(block: Block) -> set[str]:

@@ -95,6 +95,7 @@ class _Grid:
         self.ids = np.zeros(1, np.int64)  # lane of the chunk
         self.who = np.zeros(1, np.int64)  # thread of each lane, unique over all blocks
         self.before = barriers(kernel)
+        self.runs: dict[int, list[tuple[Block, bool]]] = {}  # identity of a block -> its runs
         self.widths: dict[int, int] = {}
         _widths(kernel.body, {}, self.widths)
         self.stamp = 0  # barriers so far
@@ -148,7 +149,9 @@ class _Grid:
     def together(self, block: Block, env: Index, refs: dict[str, Lanes]) -> None:
         """Statements of a block outside its threads."""
         env = dict(env)
-        for run, everyone in runs(block):
+        if id(block) not in self.runs:
+            self.runs[id(block)] = list(runs(block))
+        for run, everyone in self.runs[id(block)]:
             if not everyone:
                 self.barrier(run[0])
                 self.run(run, env, refs, None)

@@ -2,7 +2,7 @@
 
 In: operators, a target, a time. Out: a `Report`: failing cases, made small, and what was covered.
 Invariant: every failure is written down as a case that replays without Hypothesis; the search goes on after one,
-with other operators.
+with other operators. It ends when its time is over; a failure found last is made small for at most `GRACE` more.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -29,6 +30,9 @@ from tilewright.testing.subjects import testable
 #: Examples that Hypothesis plans at a time; failures after which the search ends.
 ROUND = 40
 ENOUGH = 10
+#: Seconds that Hypothesis and, after it, `minimise` may each spend on a failure; seconds that each is given where
+#: the search's own time is over.
+SHRINK, GRACE = 40.0, 15.0
 
 
 @dataclass(slots=True)
@@ -102,6 +106,10 @@ class _Found(Exception):
     """An example failed; Hypothesis makes it smaller."""
 
 
+class _Over(BaseException):
+    """Time is over. No `Exception`: Hypothesis would take it for a failure of the example."""
+
+
 def fuzz(
     names: Sequence[str],
     target: str | Target,
@@ -134,13 +142,18 @@ def fuzz(
         )
         turn += 1
         if failed is not None:
-            small = minimise(failed, test)
+            small = minimise(failed, test, _allowed(begin + seconds))
             out.failures.append(small.with_(guilty=blame(small)) if test is judge else small)
             usable = [n for n in usable if n != failed.operator]
         out.seconds = time.monotonic() - begin
         report(out)
     out.seconds = time.monotonic() - begin
     return out
+
+
+def _allowed(end: float) -> float:
+    """Seconds for making a failure small in a search that ends at `end`."""
+    return min(SHRINK, max(GRACE, end - time.monotonic()))
 
 
 def _least_tried(names: Sequence[str], coverage: Coverage) -> list[str]:
@@ -154,6 +167,7 @@ def _round(
 ) -> Case | None:  # fmt: skip
     """Some examples; the smallest failing one, if one failed."""
     last: list[Case] = []
+    stop = end
 
     @seed(turn)
     @settings(
@@ -162,8 +176,9 @@ def _round(
     )  # fmt: skip
     @given(cases(target, names))
     def check(case: Case) -> None:
-        if not last and (time.monotonic() > end or (most is not None and out.examples >= most)):
-            return
+        nonlocal stop
+        if time.monotonic() > stop or (not last and most is not None and out.examples >= most):
+            raise _Over
         if not last:
             out.examples += 1
             out.coverage.note(case)
@@ -177,14 +192,14 @@ def _round(
         except Exception as err:  # a bug of the compiler, or of the tests themselves
             failure = Failure("error", f"{type(err).__name__}: {err}")
         if failure is not None:
+            if not last:
+                stop = time.monotonic() + _allowed(end)
             last.append(case.with_(failure=failure))
             raise _Found(str(failure))
 
-    try:
+    with suppress(_Found, _Over):
         check()
-    except _Found:
-        return last[-1]
-    return None
+    return last[-1] if last else None
 
 
 def all_names() -> list[str]:

@@ -1,7 +1,7 @@
 """Random small graphs, drawn node by node from values that fit.
 
 In: a target. Out: a Hypothesis strategy of `GraphCase`; a search for failures.
-Invariant: every graph is valid, and no value in it can exceed 2**22, so f32 arithmetic is exact. Fewer nodes and
+Invariant: every graph is valid, and arithmetic in it is exact (`graph_maker`, `graph_bytes`). Fewer nodes and
 earlier operators are simpler, so failures shrink towards one elementwise node.
 """
 
@@ -9,98 +9,63 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tilewright.core.dtypes import F32
-from tilewright.errors import TilewrightError
-from tilewright.graph.ir import Attrs, Graph, Node, TensorType
-from tilewright.registry import operator
+from tilewright.core.dtypes import U8
+from tilewright.graph.ir import Graph, TensorType
+from tilewright.testing.graph_bytes import BYTE_KINDS
+from tilewright.testing.graph_maker import LARGEST, MOST_ELEMENTS, Draw, Maker, is_byte, is_sum
 from tilewright.testing.graphs import GraphCase, blame, judge, minimise
 
-#: Nodes of a graph, elements of a value, the largest magnitude.
-MOST_NODES, MOST_ELEMENTS, EXACT = 8, 4096, 1 << 22
-_DIMS = (1, 2, 3, 4, 5, 8, 16, 17, 33)
-
-Draw = Callable[[st.SearchStrategy[Any]], Any]
-
-
-@dataclass(slots=True)
-class _Maker:
-    """A graph being drawn, and how large its values can be."""
-
-    draw: Draw
-    graph: Graph
-    most: dict[str, int] = field(default_factory=dict[str, int])
-
-    def pick(self, options: Sequence[Any]) -> Any:
-        return self.draw(st.sampled_from(list(options)))
-
-    def value(self) -> str:
-        return str(self.pick(list(self.most)))
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.graph.types[name].shape
-
-    def constant(self, shape: tuple[int, ...], low: int = -2, high: int = 2) -> str:
-        rng = np.random.default_rng(self.draw(st.integers(0, 1000)))
-        return self.graph.add_constant("c", rng.integers(low, high + 1, shape).astype(np.float32))
-
-    def add(self, op: str, inputs: Sequence[str], most: int, **attrs: Any) -> None:
-        """Add a node unless the operator refuses it or values would be too large."""
-        types = [self.graph.types[i] for i in inputs]
-        made: Attrs = dict(attrs)
-        try:
-            (out,) = operator(op).infer(types, made)
-        except (TilewrightError, ValueError):
-            return
-        if most > EXACT or not 0 < out.size <= MOST_ELEMENTS:
-            return
-        name = self.graph.fresh("v")
-        self.graph.types[name] = out
-        self.graph.nodes.append(Node(f"n{len(self.graph.nodes)}", op, tuple(inputs), (name,), made))
-        self.most[name] = most
+#: Drawn pieces of a graph: one node each, or a few between bytes and bytes.
+MOST_PIECES = 8
+#: Seconds for making a failure small: at most, and where the search's own time is over.
+SHRINK, GRACE = 60.0, 20.0
+DIMS = (1, 2, 3, 4, 5, 8, 16, 17, 33)
 
 
-def _unary(m: _Maker) -> None:
+def _unary(m: Maker) -> None:
     a = m.value()
-    m.add(m.pick(("relu", "neg", "abs")), [a], m.most[a])
+    ways = ("relu",) if is_byte(m.dtype(a)) else ("relu", "neg", "abs")  # -(-128) is no byte
+    m.add(m.pick(ways), [a], m.most[a])
 
 
-def _binary(m: _Maker) -> None:
+def _binary(m: Maker) -> None:
     a = m.value()
-    same = [v for v in m.most if m.shape(v) == m.shape(a)]
+    same = [v for v in m.most if m.graph.types[v] == m.graph.types[a]]
     ways = [*same, "constant", "row"]
     b = m.pick(ways)
     if b in ("constant", "row"):
         shape = m.shape(a)
-        b = m.constant(shape if b == "constant" else shape[-1:])
+        low = 0 if m.dtype(a) is U8 else -2
+        b = m.constant(shape if b == "constant" else shape[-1:], low, 2, m.dtype(a))
         most = 2
     else:
         most = m.most[b]
-    op = m.pick(("add", "sub", "mul", "max", "min"))
+    op = m.pick(("max", "min") if is_byte(m.dtype(a)) else ("add", "sub", "mul", "max", "min"))
     total = m.most[a] * most if op == "mul" else m.most[a] + most
     m.add(op, [a, b] if m.draw(st.booleans()) else [b, a], total)
 
 
-def _transpose(m: _Maker) -> None:
+def _transpose(m: Maker) -> None:
     a = m.value()
     m.add("transpose", [a], m.most[a], perm=tuple(m.draw(st.permutations(range(len(m.shape(a)))))))
 
 
-def _reshape(m: _Maker) -> None:
+def _reshape(m: Maker) -> None:
     a = m.value()
     shape = m.shape(a)
     size, last = int(np.prod(shape)), shape[-1] if shape else 1
     m.add("reshape", [a], m.most[a], shape=m.pick(((size,), (size // last, last), (1, *shape))))
 
 
-def _slice(m: _Maker) -> None:
+def _slice(m: Maker) -> None:
     a = m.value()
     shape = m.shape(a)
     starts = tuple(m.draw(st.integers(0, n - 1)) for n in shape)
@@ -108,13 +73,13 @@ def _slice(m: _Maker) -> None:
     m.add("slice", [a], m.most[a], starts=starts, ends=ends, steps=(1,) * len(shape))
 
 
-def _pad(m: _Maker) -> None:
+def _pad(m: Maker) -> None:
     a = m.value()
     before, after = (tuple(m.draw(st.integers(0, 2)) for _ in m.shape(a)) for _ in range(2))
     m.add("pad", [a], m.most[a], before=before, after=after, mode="constant", value=0.0)
 
 
-def _concat(m: _Maker) -> None:
+def _concat(m: Maker) -> None:
     a = m.value()
     rank = len(m.shape(a))
     if not rank:
@@ -124,28 +89,31 @@ def _concat(m: _Maker) -> None:
     def rest(v: str) -> tuple[int, ...]:
         return (*m.shape(v)[:axis], *m.shape(v)[axis + 1 :])
 
-    b = m.pick([v for v in m.most if len(m.shape(v)) == rank and rest(v) == rest(a)])
+    def fits(v: str) -> bool:
+        return m.dtype(v) is m.dtype(a) and len(m.shape(v)) == rank and rest(v) == rest(a)
+
+    b = m.pick([v for v in m.most if fits(v)])
     m.add("concat", [a, b], max(m.most[a], m.most[b]), axis=axis)
 
 
-def _matmul(m: _Maker) -> None:
+def _matmul(m: Maker) -> None:
     a = m.value()
     shape = m.shape(a)
     if len(shape) < 2:
         return
     k = shape[-1]
-    w = m.constant((k, m.pick(_DIMS)))
-    m.add("matmul", [a, w], m.most[a] * 2 * k)
+    w, most = m.weights(m.dtype(a), (k, m.pick(DIMS)))
+    m.add("matmul", [a, w], m.most[a] * most * k)
 
 
-def _conv2d(m: _Maker) -> None:
+def _conv2d(m: Maker) -> None:
     a = m.value()
     shape = m.shape(a)
     if len(shape) != 4:
         return
     size, stride = m.pick((1, 3)), m.pick((1, 2))
-    w = m.constant((m.pick(_DIMS), shape[1], size, size))
-    bound = m.most[a] * 2 * shape[1] * size * size
+    w, most = m.weights(m.dtype(a), (m.pick(DIMS), shape[1], size, size))
+    bound = m.most[a] * most * shape[1] * size * size
     pads = (m.pick((0, 1)),) * 4
     m.add(
         "conv2d", [a, w], bound,
@@ -153,13 +121,13 @@ def _conv2d(m: _Maker) -> None:
     )  # fmt: skip
 
 
-def _reduce(m: _Maker) -> None:
+def _reduce(m: Maker) -> None:
     a = m.value()
     shape = m.shape(a)
     if not shape:
         return
     axis = m.draw(st.integers(0, len(shape) - 1))
-    op = m.pick(("reduce_sum", "reduce_max"))
+    op = m.pick(("reduce_max",) if is_byte(m.dtype(a)) else ("reduce_sum", "reduce_max"))
     most = m.most[a] * (shape[axis] if op == "reduce_sum" else 1)
     m.add(op, [a], most, axes=(axis,), keepdims=m.draw(st.booleans()))
 
@@ -171,19 +139,24 @@ _KINDS = (
 
 @st.composite
 def graph_cases(draw: Draw, target: str) -> GraphCase:
-    """Graphs of up to `MOST_NODES` nodes for `target`; every value that nobody reads is an output."""
-    m = _Maker(draw, Graph("drawn", [], []))
+    """Graphs of up to `MOST_PIECES` pieces for `target`; every value that nobody reads is an output."""
+    m = Maker(draw, Graph("drawn", [], []))
+    dim = st.sampled_from(DIMS)
+    any_shape = st.lists(dim, min_size=1, max_size=4)
+    image = st.tuples(st.sampled_from((1, 2)), dim, st.integers(1, 9), st.integers(1, 9))
     for i in range(draw(st.integers(1, 2))):
-        shape = tuple(draw(st.lists(st.sampled_from(_DIMS), min_size=1, max_size=4)))
+        shape = tuple(draw(st.one_of(any_shape, image)))
         if int(np.prod(shape)) > MOST_ELEMENTS:
             shape = shape[:2]
         m.graph.inputs.append(f"x{i}")
-        m.graph.types[f"x{i}"] = TensorType(F32, shape)
-        m.most[f"x{i}"] = 2
-    for _ in range(draw(st.integers(1, MOST_NODES))):
-        draw(st.sampled_from(_KINDS))(m)
+        dtype = draw(st.sampled_from(list(LARGEST)))
+        m.graph.types[f"x{i}"] = TensorType(dtype, shape)
+        m.most[f"x{i}"] = LARGEST[dtype]
+    for _ in range(draw(st.integers(1, MOST_PIECES))):
+        bytes_too = any(is_byte(m.dtype(v)) or is_sum(m.dtype(v)) for v in m.most)
+        draw(st.sampled_from([*_KINDS, *(BYTE_KINDS if bytes_too else ())]))(m)
     if not m.graph.nodes:
-        m.add("relu", ["x0"], 2)
+        m.add("relu", ["x0"], m.most["x0"])
     read = {i for n in m.graph.nodes for i in n.inputs}
     made = [o for n in m.graph.nodes for o in n.outputs]
     also = draw(st.sampled_from([[], made[:1]]))
@@ -211,6 +184,10 @@ class _Found(Exception):
     """A graph failed; Hypothesis makes it smaller."""
 
 
+class _Over(BaseException):
+    """Time is over. No `Exception`: Hypothesis would take it for a failure of the graph."""
+
+
 def fuzz_graphs(
     target: str,
     seconds: float,
@@ -228,10 +205,15 @@ def fuzz_graphs(
         failed = _round(target, turn, out, begin + seconds, report, most)
         turn += 1
         if failed is not None:
-            small = minimise(failed)
+            small = minimise(failed, seconds=_allowed(begin + seconds))
             out.failures.append(replace(small, guilty=blame(small)))
     out.seconds = time.monotonic() - begin
     return out
+
+
+def _allowed(end: float) -> float:
+    """Seconds for making a failure small in a search that ends at `end`."""
+    return min(SHRINK, max(GRACE, end - time.monotonic()))
 
 
 def _round(
@@ -240,6 +222,7 @@ def _round(
 ) -> GraphCase | None:  # fmt: skip
     """Some graphs; the smallest failing one, if one failed."""
     last: list[GraphCase] = []
+    stop = end
 
     @seed(turn)
     @settings(
@@ -248,19 +231,20 @@ def _round(
     )  # fmt: skip
     @given(graph_cases(target))
     def check(case: GraphCase) -> None:
+        nonlocal stop
+        if time.monotonic() > stop or (not last and most is not None and out.examples >= most):
+            raise _Over
         if not last:
-            if time.monotonic() > end or (most is not None and out.examples >= most):
-                return
             out.examples += 1
             out.operators.update({n.op for n in case.graph.nodes})
             report(out)
         failure = judge(case)
         if failure is not None:
+            if not last:
+                stop = time.monotonic() + _allowed(end)
             last.append(replace(case, failure=failure))
             raise _Found(str(failure))
 
-    try:
+    with suppress(_Found, _Over):
         check()
-    except _Found:
-        return last[-1]
-    return None
+    return last[-1] if last else None

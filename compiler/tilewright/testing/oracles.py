@@ -15,6 +15,7 @@ where code cannot run here:
 schedule in integers modulo 2**32, the interpreter gives the same with and without the schedule
 device   on small whole numbers, code in the target's emulator gives what the kernel without a schedule gives
 gpu      the interpreter of threads gives what the serial one gives without a schedule, and finds no race
+ptx      a GPU's code is generated, and LLVM takes it
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.codegen.llvm import runs_here
+from tilewright.codegen.cuda import emit_cuda
+from tilewright.codegen.llvm import runs_here, to_assembly
 from tilewright.errors import IRError, ScheduleError, TilewrightError
 from tilewright.loop import interp, simt
 from tilewright.loop.ir import Binary, Const, Expr, Kernel, Unary, dense
@@ -56,7 +58,7 @@ _WHOLE_OPS = frozenset({"add", "sub", "mul", "min", "max", "lt", "le", "gt", "ge
 def names(target: Target) -> tuple[str, ...]:
     """The oracles that apply to a target here."""
     if target.family == "cuda":
-        return ("replay", "gpu")
+        return ("replay", "gpu", "ptx")
     if runs_here(target):
         return tuple(_ORACLES)
     emulated = bool(target.emulator) and shutil.which(target.emulator[0]) is not None
@@ -220,6 +222,14 @@ def _gpu(s: _Subject) -> Failure | None:
     return _compare(Outcome(arrays), want)
 
 
+def _ptx(s: _Subject) -> Failure | None:
+    try:
+        to_assembly(emit_cuda([s.made], s.target), s.target)
+    except TilewrightError as err:
+        return Failure("", str(err))
+    return None
+
+
 def _schedule(s: _Subject) -> Failure | None:
     if not s.small:
         return None
@@ -251,7 +261,7 @@ _ORACLES: dict[str, Callable[[_Subject], Failure | None]] = {
     "replay": _replay, "ring": _ring, "exact": _exact, "bound": _bound, "same": _same,
 }  # fmt: skip
 _ELSEWHERE: dict[str, Callable[[_Subject], Failure | None]] = {
-    "gpu": _gpu, "schedule": _schedule, "device": _device,
+    "gpu": _gpu, "ptx": _ptx, "schedule": _schedule, "device": _device,
 }  # fmt: skip
 
 

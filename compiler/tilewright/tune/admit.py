@@ -1,9 +1,9 @@
 """From a trace of any origin to a kernel that may be compiled, or the reason why not.
 
 In: an unscheduled kernel and a trace from a search or a log. Out: the finished kernel.
-Invariant: what `admit` lets through passed every primitive's legality check, the verifier's bounds proof and limits
-on scratch and on the amount of code, so a bad trace can neither compute something else nor exhaust the
-compiler or the device's stack.
+Invariant: what `admit` lets through passed every primitive's legality check, the verifier's bounds proof, the
+proof that threads keep to their own scratch, and limits on scratch and on the amount of code, so a bad trace can
+neither compute something else nor exhaust the compiler or the device's stack.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 
 from tilewright.errors import ScheduleError, TilewrightError
 from tilewright.loop.ir import Alloc, Block, For, If, Kernel
+from tilewright.loop.owners import check_owners
 from tilewright.loop.passes.expand_math import expand_math
 from tilewright.loop.passes.specialize_tails import specialize_tails
 from tilewright.loop.rewrite import walk
@@ -27,6 +28,7 @@ def finish(kernel: Kernel, trace: Trace) -> Kernel:
     """Apply, specialise, prove: for traces of our own."""
     made = specialize_tails(apply(kernel, trace))
     verify(made)
+    check_owners(made)
     return expand_math(made)
 
 
@@ -44,6 +46,7 @@ def admit(kernel: Kernel, trace: Trace) -> Kernel:
         if (count := statements(made.body)) > MAX_STATEMENTS:
             raise ScheduleError(f"the schedule spells out {count} statements")
         verify(made)
+        check_owners(made)
         return expand_math(made)
     except ScheduleError:
         raise
