@@ -22,7 +22,7 @@ from tilewright.artifact.toolchain import find_compiler
 from tilewright.artifact.write import Written, write_artifact
 from tilewright.codegen.checked import require_checkable
 from tilewright.codegen.llvm import Jit, runs_here, to_assembly, to_object_and_assembly
-from tilewright.codegen.module import emit_module
+from tilewright.codegen.module import emit_module, emit_parts
 from tilewright.device.board_model import BoardModel
 from tilewright.device.cuda_device import CudaModel, require_driver
 from tilewright.device.gpu_model import GpuModel
@@ -51,7 +51,7 @@ class CompiledModel(Model):
     def __init__(self, program: Program, threads: int = 1, source_hash: str = "") -> None:
         self.program = program
         self.source_hash = source_hash
-        self._session = Session(program, Jit(emit_module(program.plan(), False), program.target))
+        self._session = Session(program, Jit(emit_parts(program.plan(), False), program.target))
         pool = _pool(threads) if threads > 1 else None
         trailing = (self._session.weights.ctypes.data, pool.parallel if pool else None)
         super().__init__(spec_of(program), self._session.main, keep=pool, trailing=trailing)
@@ -236,8 +236,8 @@ def generate(program: Program) -> Generated:
     if program.target.gpu is not None:
         gpu = generate_gpu(program)
         return Generated(b"", None, step_facts(program, kernels=gpu.reports), gpu)
-    text = emit_module(program.plan(), with_weights=True)
-    code, listing = to_object_and_assembly(text, program.target, program.weights)
+    parts = emit_parts(program.plan(), with_weights=True)
+    code, listing = to_object_and_assembly(parts, program.target, program.weights)
     need = None if program.target.board is None else footprint(program, code, listing)
     return Generated(code, need, step_facts(program, code, listing))
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tilewright.codegen.llvm import Jit
-from tilewright.codegen.module import emit_module
+from tilewright.codegen.module import emit_parts
 from tilewright.errors import TilewrightError
 from tilewright.graph.ir import Array
 from tilewright.program import Program, spec_of
@@ -30,7 +30,7 @@ class Session:
 
     def __init__(self, program: Program, jit: Jit | None = None) -> None:
         self.program = program
-        self.jit = jit or Jit(emit_module(program.plan(), with_weights=False), program.target)
+        self.jit = jit or Jit(emit_parts(program.plan(), with_weights=False), program.target)
         self.weights = aligned_bytes(max(len(program.weights), 64))
         self.weights[: len(program.weights)] = np.frombuffer(program.weights, np.uint8)
         self.arena = aligned_bytes(max(program.arena_bytes, 64))

@@ -1,86 +1,53 @@
-"""The only door to LLVM: text in, object code, assembly or running functions out.
+"""The door to LLVM: text in, object code, assembly or running functions out.
 
-In: LLVM IR text and a `Target`. Out: ELF bytes, assembly text, or a `Jit` with function addresses.
-Invariant: the optimiser may not vectorise or unroll (schedules did), so equal text gives equal code.
+In: LLVM IR text (of a whole module, or in parts that are optimised apart and then linked) and a `Target`.
+Out: ELF bytes, assembly text, or a `Jit` with function addresses. Invariant: equal text gives equal code.
 """
 
 from __future__ import annotations
 
 import platform
 import struct
-from functools import cache
+from collections.abc import Iterable
 
 import llvmlite.binding as llvm
 
 from tilewright.codegen.module import WEIGHTS_SECTION
-from tilewright.errors import TargetError, ToolchainError
+from tilewright.codegen.optimise import Cpu, initialize, linked, machine_of, optimised, parsed
+from tilewright.codegen.workers import Pool
+from tilewright.errors import ToolchainError
 from tilewright.schedule.target import Target
 
 
-@cache
-def _initialize() -> None:
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    llvm.initialize_native_asmparser()
-
-
-def _machine(target: Target, jit: bool = False, opt: int = 3) -> llvm.TargetMachine:
-    _initialize()
-    try:
-        backend = llvm.Target.from_triple(target.triple)
-    except RuntimeError as err:
-        raise TargetError(f"this LLVM cannot generate code for {target.triple}: {err}") from None
-    return backend.create_target_machine(
-        cpu=target.cpu,
-        features=target.features,
-        opt=opt,
-        reloc="default" if jit else "static" if target.board else "pic",
-        codemodel="jitdefault" if jit else "default",
-        jit=jit,
-    )
-
-
-def _parsed(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
-    try:
-        module = llvm.parse_assembly(text)
-        module.data_layout = str(machine.target_data)  # before anything folds sizes of pointers
-        module.verify()
-    except RuntimeError as err:
-        raise ToolchainError(f"internal error: LLVM rejected the generated code: {err}") from None
-    return module
-
-
-def _optimised(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
-    module = _parsed(text, machine)
-    options = llvm.PipelineTuningOptions(speed_level=2)
-    options.loop_vectorization = False
-    options.slp_vectorization = False
-    options.loop_unrolling = False
-    options.loop_interleaving = False
-    builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
-    return module
+def _cpu(target: Target) -> Cpu:
+    return Cpu(target.triple, target.cpu, target.features, target.board is not None)
 
 
 def to_assembly(text: str, target: Target) -> str:
     """Assembly of a module, for reading."""
-    machine = _machine(target)
-    return str(machine.emit_assembly(_optimised(text, machine)))
+    machine = machine_of(_cpu(target))
+    return str(machine.emit_assembly(optimised(text, machine)))
 
 
 def to_object(text: str, target: Target, weights: bytes | memoryview = b"") -> bytes:
     """ELF object of a module; `weights` fill its weights section."""
-    machine = _machine(target)
-    return _object(_optimised(text, machine), machine, target, weights)
+    machine = machine_of(_cpu(target))
+    return _object(optimised(text, machine), machine, target, weights)
 
 
 def to_object_and_assembly(
-    text: str, target: Target, weights: bytes | memoryview = b""
+    parts: Iterable[str], target: Target, weights: bytes | memoryview = b"", jobs: int | None = None
 ) -> tuple[bytes, str]:
-    """The object of a module and the same code as text (without the weights)."""
-    machine = _machine(target)
-    module = _optimised(text, machine)
-    return _object(module, machine, target, weights), str(machine.emit_assembly(module))
+    """The object of a module in parts and the same code as text (without the weights).
+
+    Parts are optimised by up to `jobs` processes (default: one per CPU); the result does not depend on it.
+    """
+    machine = machine_of(_cpu(target))
+    with Pool(_cpu(target), jobs) as pool:
+        module = linked(pool.optimise(parts))
+        listing = pool.assembly(bytes(module.as_bitcode()))
+        code = _object(module, machine, target, weights)
+        return code, listing()
 
 
 def _object(
@@ -137,12 +104,17 @@ def _section(elf: bytearray, name: str) -> tuple[int, int]:
 class Jit:
     """A module running in this process; keep the object alive as long as its functions are used.
 
-    Code that is not `optimised` is what tells whether the optimiser is to blame for a failure.
+    A module in parts is optimised by several processes. One that is not told to `optimise` tells whether
+    the optimiser is to blame for a failure.
     """
 
-    def __init__(self, text: str, target: Target, optimised: bool = True) -> None:
-        machine = _machine(target, jit=True, opt=3 if optimised else 0)
-        module = _optimised(text, machine) if optimised else _parsed(text, machine)
+    def __init__(self, parts: str | Iterable[str], target: Target, optimise: bool = True) -> None:
+        machine = machine_of(_cpu(target), jit=True, opt=3 if optimise else 0)
+        if not isinstance(parts, str):
+            with Pool(_cpu(target)) as pool:
+                module = linked(pool.optimise(parts))
+        else:
+            module = optimised(parts, machine) if optimise else parsed(parts, machine)
         self._engine = llvm.create_mcjit_compiler(module, machine)
         self._engine.finalize_object()
 
@@ -153,7 +125,7 @@ class Jit:
 
 def host_cpu() -> tuple[str, frozenset[str]]:
     """LLVM's name of this machine's CPU and the features it has."""
-    _initialize()
+    initialize()
     features = llvm.get_host_cpu_features()
     return str(llvm.get_host_cpu_name()), frozenset(k for k, on in features.items() if on)
 

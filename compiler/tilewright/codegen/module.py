@@ -15,6 +15,7 @@ begin, end and the context's fields are as wide as a pointer. Boards have one th
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,30 +86,59 @@ def emit_module(plan: ModulePlan, with_weights: bool) -> str:
     """LLVM IR of the model; `with_weights` adds the weights section and the public entry points."""
     declarations: dict[str, None] = {}
     functions: list[str] = []
-    sites = Sites()
-    for kernel in plan.kernels:
-        if plan.fault_at is None:
-            text, needs = emit_kernel(kernel, plan.target)
-        else:
-            text, needs = emit_checked(kernel, plan.target, sites)
+    for text, needs in _kernels(plan):
         functions.append(text)
         declarations.update(dict.fromkeys(needs))
     thunks = [_thunk(plan, i, call) for i, call in enumerate(plan.calls)]
-    parts = [
-        f'target triple = "{plan.target.triple}"',
-        *declarations,
-        *functions,
-        *thunks,
-        *([] if plan.target.board else [_DISPATCH]),
-        _main(plan),
+    parts = [*declarations, *functions, *thunks, *_glue(plan, with_weights)]
+    return _module(plan, parts)
+
+
+def emit_parts(plan: ModulePlan, with_weights: bool) -> Iterator[str]:
+    """The same model as modules to be optimised apart and linked: one per kernel, with the steps that call it,
+    and one for what is left. A model for a microcontroller is one part: its code is as small as can be."""
+    if plan.target.board is not None:
+        yield emit_module(plan, with_weights)
+        return
+    steps: dict[str, list[str]] = {k.name: [] for k in plan.kernels}
+    for i, call in enumerate(plan.calls):
+        steps[call.kernel].append(_thunk(plan, i, call))
+    for kernel, (text, needs) in zip(plan.kernels, _kernels(plan), strict=True):
+        yield _module(plan, [*needs, text, *steps[kernel.name]])
+    word = _word(plan.target)
+    known = [
+        f"declare hidden void @{plan.name}_step{i}(ptr, {word}, {word})"
+        for i in range(len(plan.calls))
     ]
-    if with_weights:
-        parts.append(_entry_points(plan))
+    yield _module(plan, [*known, *_glue(plan, with_weights)])
+
+
+def _kernels(plan: ModulePlan) -> Iterator[tuple[str, list[str]]]:
+    """Every kernel as a function, and the declarations it needs."""
+    sites = Sites()
+    for kernel in plan.kernels:
+        if plan.fault_at is None:
+            yield emit_kernel(kernel, plan.target)
+        else:
+            yield emit_checked(kernel, plan.target, sites)
+
+
+def _glue(plan: ModulePlan, with_weights: bool) -> list[str]:
+    """What calls the steps."""
+    dispatch = [] if plan.target.board else [_DISPATCH]
+    return [*dispatch, _main(plan), *([_entry_points(plan)] if with_weights else [])]
+
+
+def _module(plan: ModulePlan, parts: Sequence[str]) -> str:
+    """Functions as a module."""
     # no-builtins: loops stay loops, so the object needs no memset or memcpy from a libc
-    parts.append(f'attributes #0 = {{ nounwind "no-builtins" {_cpu_attributes(plan.target)} }}')
-    parts.append("!0 = distinct !{!0, !1}")
-    parts.append('!1 = !{!"llvm.loop.unroll.disable"}')
-    return "\n\n".join(parts) + "\n"
+    end = (
+        f'attributes #0 = {{ nounwind "no-builtins" {_cpu_attributes(plan.target)} }}',
+        "!0 = distinct !{!0, !1}",
+        '!1 = !{!"llvm.loop.unroll.disable"}',
+    )
+    head = f'target triple = "{plan.target.triple}"'
+    return "\n\n".join([head, *parts, *end]) + "\n"
 
 
 def fault_texts(plan: ModulePlan) -> tuple[str, ...]:
