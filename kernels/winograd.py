@@ -291,10 +291,10 @@ def _rewrite(graph: Graph, node: Node, m: int) -> list[Node] | None:
 
 def _points_of(weights: Array, geo: _Geometry) -> Array:
     """U = G g G' as [p g, ci, co]."""
-    down, across = map(np.asarray, geo.matrices("filter"))
+    both = np.kron(*map(np.asarray, geo.matrices("filter")))
     co, ci = weights.shape[:2]
-    g = weights.astype(np.float64).reshape(geo.group, co // geo.group, ci, *weights.shape[2:])
-    u = np.einsum("ia,gocab,jb->ijgco", down, g, across, optimize=True)
+    g = weights.reshape(geo.group, co // geo.group, ci, -1).transpose(3, 0, 2, 1)
+    u = both @ g.astype(np.float64, order="C").reshape(g.shape[0], -1)
     return u.reshape(geo.points * geo.group, ci, co // geo.group).astype(np.float32)
 
 
