@@ -7,7 +7,10 @@ it computes exactly that.
 
 from __future__ import annotations
 
+from math import prod
+
 from tilewright.codegen.addressing import Addressing
+from tilewright.codegen.dot_x86 import dot_bytes
 from tilewright.codegen.values import Value
 from tilewright.core.dtypes import I8, I32, U8, DType
 from tilewright.core.index import Ix, bounds, coefficient, substitute, variables
@@ -19,6 +22,8 @@ def emit_dot(at: Addressing, e: Dot, c: Value, instructions: tuple[str, ...]) ->
     a, b = _bytes(at, e.a, e.var), _bytes(at, e.b, e.var)
     if e.dtype is not I32 or a is None or b is None:
         return None
+    if at.vector is not None and "madd" in instructions:
+        return _x86(at, e, a, b, c, instructions)
     if at.vector is not None:
         return _per_lane(at, e, a, b, c, instructions)
     if "mve" in instructions and e.extent in (4, 8, 16):
@@ -101,6 +106,31 @@ def _per_lane(
             acc = at.op(f"call <4 x i32> @{call}(<4 x i32> {acc}, <16 x i8> {x}, <16 x i8> {y})")
         parts.append(acc)
     return Value(_joined(at, parts), I32, vec.lanes)
+
+
+def _x86(
+    at: Addressing, e: Dot, a: _Run, b: _Run, c: Value, instructions: tuple[str, ...]
+) -> Value | None:
+    """Four bytes that all lanes share times four bytes of each lane, which lie side by side."""
+    vec = at.vector
+    assert vec is not None
+    if e.extent != 4 or vec.lanes not in (4, 8, 16):
+        return None
+    step = coefficient(b.offset, vec.var)
+    if vec.var in variables(a.offset) or step != 4 or at.lane_names(b.offset) != {vec.var}:
+        return None
+    first = substitute(b.offset, {vec.var: Ix(0)})
+    slot = at.slots[b.buffer]
+    if vec.active != vec.lanes:  # lanes that do not count must have bytes to read all the same
+        _, top = bounds(first, at.scope.ranges)
+        if top is None or top + 4 * vec.lanes > prod(slot.buffer.shape):
+            return None
+    words = f"<{vec.lanes} x i32>"
+    own = at.op(f"load {words}, ptr {at.address(slot, first)}, align 1")
+    shared = at.splat(Value(_word(at, a, 0), I32, 1), vec.lanes).ssa
+    total, kinds = at.splat(c, vec.lanes).ssa, (a.dtype, b.dtype)
+    vnni = "vnni" in instructions
+    return Value(dot_bytes(at, total, shared, own, kinds, vec.lanes, vnni), I32, vec.lanes)
 
 
 def _shared_word(at: Addressing, run: _Run, k: int) -> str:

@@ -426,7 +426,7 @@ class Emitter(Addressing):
     def dot(self, e: Dot) -> Value:
         """By an instruction of the target where there is one, else product by product."""
         total = self.eval(e.c)
-        found = emit_dot(self, e, total, self.target.dot)
+        found = emit_dot(self, e, total, self.target.dots)
         if found is not None:
             return found
         for i in range(e.extent):

@@ -20,6 +20,8 @@ MAX_NODES = 200_000
 MAX_DEPTH = 32
 #: Of all loops together: every one becomes nodes.
 MAX_ITERATIONS = 4096
+#: Members of a sequence: every one becomes nodes.
+MAX_MEMBERS = 4096
 #: A constant that no operator computes (a range, a filled tensor) has at most so many elements.
 MAX_FOLDED_ELEMENTS = 1 << 24
 #: All constants that one import computes (not reads) together: so many bytes, and so many for each byte

@@ -45,6 +45,10 @@ def _grams(node: ImportNode) -> Iterator[tuple[int, int, list[list[int]]]]:
     """(length, number of the first one, the n-grams) of each length that is asked for."""
     pool = [int(v) for v in node.attr("pool_int64s")]
     starts = [*map(int, node.attr("ngram_counts")), len(pool)]
+    if starts != sorted(starts) or starts[0] < 0:
+        raise node.fail(
+            f"ngram_counts do not rise from 0 to the {len(pool)} numbers of the pool: repair the model"
+        )
     low, high = int(node.attr("min_gram_length")), int(node.attr("max_gram_length"))
     first = 0
     for length, (a, b) in enumerate(pairwise(starts), start=1):

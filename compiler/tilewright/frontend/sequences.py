@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from tilewright.core.attributes import axis_of
+from tilewright.frontend import limits
 from tilewright.frontend.node import Builder, ForeignNode
 
 #: Stands for an optional without an element.
@@ -151,6 +152,7 @@ def _split(node: ForeignNode) -> Sequence[str]:
     axis = axis_of(node.attr("axis", 0), t.rank)
     n = t.shape[axis]
     if not node.has(1):
+        _check_members(node, n)
         if bool(node.attr("keepdims", 1)):
             return [make(node, [part(node, x, axis, i, i + 1) for i in range(n)])]
         return [make(node, [element(node, x, axis, i) for i in range(n)])]
@@ -159,14 +161,23 @@ def _split(node: ForeignNode) -> Sequence[str]:
         size = int(given)
         if size < 1:
             raise node.fail(f"the pieces have {size} elements: repair the model")
+        _check_members(node, -(-n // size))
         sizes = [min(size, n - start) for start in range(0, n, size)]
     else:
-        sizes = [int(v) for v in given]
+        _check_members(node, given.size)
+        sizes = [int(v) for v in given.reshape(-1)]
     if sum(sizes) != n or min(sizes, default=0) < 0:
         raise node.fail(f"pieces of {sizes} do not make {n} elements: repair the model")
     ends = np.cumsum(sizes).tolist()
     pieces = [part(node, x, axis, e - s, e) for e, s in zip(ends, sizes, strict=True)]
     return [make(node, pieces)]
+
+
+def _check_members(node: ForeignNode, count: int) -> None:
+    if count > limits.MAX_MEMBERS:
+        raise node.fail(
+            f"it makes a sequence of {count} members: at most {limits.MAX_MEMBERS} are supported, split the model"
+        )
 
 
 def _optional(node: ForeignNode) -> Sequence[str]:

@@ -68,6 +68,7 @@ class Target:
     `registers`: architectural vector registers; `masked`: tails may use masked loads and stores;
     `dot`: instructions for integer dot products that code generation may use (`sdot`, `smmla`, `smlad`,
     `mve`, `vnni`, `dp4a`); `emulator`: command that runs a Linux program for this device elsewhere;
+    `logs`: another target whose tuning logs hold for this one too;
     `abi`: LLVM's name of the float calling convention where it is not the triple's.
     """
 
@@ -91,6 +92,7 @@ class Target:
     pointer_bytes: int = 8
     dot: tuple[str, ...] = ()
     emulator: tuple[str, ...] = ()
+    logs: str = ""
     abi: str = ""
     board: Board | None = None
     gpu: Gpu | None = None
@@ -99,6 +101,11 @@ class Target:
     def family(self) -> str:
         """Which kind of schedule fits: `simd`, `mcu` (a microcontroller) or `cuda`."""
         return "cuda" if self.gpu else "mcu" if self.board else "simd"
+
+    @property
+    def dots(self) -> tuple[str, ...]:
+        """`dot`, and `madd` (products of 16-bit pairs), which every x86-64 with vectors has."""
+        return (*self.dot, "madd") if self.triple.startswith("x86_64") else self.dot
 
     @property
     def align(self) -> int:

@@ -56,7 +56,7 @@ def target_hash(target: Target) -> str:
     facts: dict[str, object] = {}
     for f in fields(target):
         value = getattr(target, f.name)
-        if f.name not in ("name", "description", "emulator") and value != f.default:
+        if f.name not in ("name", "description", "emulator", "logs") and value != f.default:
             facts[f.name] = asdict(value) if is_dataclass(value) else value  # type: ignore[arg-type]
     return _digest(json.dumps(facts, sort_keys=True))
 

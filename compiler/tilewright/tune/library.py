@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from tilewright.errors import ScheduleError
@@ -19,7 +20,7 @@ from tilewright.loop.ir import Kernel
 from tilewright.loop.rewrite import loops
 from tilewright.registry import Operator, ways
 from tilewright.schedule.space import Space
-from tilewright.schedule.target import Target
+from tilewright.schedule.target import Target, load_target
 from tilewright.schedule.templates import gpu, gpu_space, injective, injective_space
 from tilewright.schedule.templates.draft import on_threads
 from tilewright.schedule.trace import Trace, step
@@ -108,19 +109,21 @@ def reapplied(
 
 @dataclass(slots=True)
 class Library:
-    """Records of one target; later ones replace earlier ones.
+    """Records of one target and of those whose logs hold for it; later ones replace earlier ones.
 
     `winners`: kernel hash -> what to use; `ways`: node hash -> which variant to use.
     """
 
     target: str = ""
+    kin: frozenset[str] = frozenset()
+    """Hashes of the other targets."""
     winners: dict[str, Record] = field(default_factory=dict[str, Record])
     ways: dict[str, Record] = field(default_factory=dict[str, Record])
     problems: list[str] = field(default_factory=list[str])
 
     def add(self, record: Record) -> None:
         """Take a record in."""
-        if record.target != self.target:
+        if record.target != self.target and record.target not in self.kin:
             return
         if record.kind == "winner":
             self.winners[record.kernel] = record
@@ -249,8 +252,10 @@ def _gain(record: Record) -> str:
 
 def load_library(target: Target, folders: Sequence[Path] | None = None) -> Library:
     """Records for a target; shipped ones first, so that the user's own replace them."""
-    library = Library(target_hash(target))
-    for folder in folders if folders is not None else (shipped_folder(), user_folder()):
-        for record in read(folder, target.name, library.problems):
+    kin = [*([load_target(target.logs)] if target.logs else []), target]
+    library = Library(target_hash(target), frozenset(map(target_hash, kin)))
+    places = folders if folders is not None else (shipped_folder(), user_folder())
+    for one, folder in product(kin, places):
+        for record in read(folder, one.name, library.problems):
             library.add(record)
     return library

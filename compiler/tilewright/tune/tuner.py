@@ -417,7 +417,7 @@ class Tuner:
         build(self.graph, self.target, library=asked)
         kernels = [(kernel_hash(raw), op.name if op else "") for op, raw in asked.asked]
         before = Library(self.identity)
-        after = Library(self.identity, self.library.winners, self.library.ways)
+        after = Library(self.identity, self.library.kin, self.library.winners, self.library.ways)
         job = (compare, self.graph, self.target, before, after, kernels, seconds)
         try:
             found: Comparison = self._await(self.local.submit(*job))
@@ -453,7 +453,7 @@ class _Recorder(Library):
     """A library that remembers which kernels it was asked about, in order."""
 
     def __init__(self, library: Library) -> None:
-        super().__init__(library.target, library.winners, library.ways)
+        super().__init__(library.target, library.kin, library.winners, library.ways)
         self.asked: list[tuple[Operator | None, Kernel]] = []
 
     def decide(self, op: Operator | None, kernel: Kernel, target: Target) -> Decision:

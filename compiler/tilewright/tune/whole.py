@@ -197,7 +197,9 @@ def compare(
             h: Record(kind="winner", kernel=h, target=after.target, operator=o, verdict="retracted")
             for h, o in losers.items()
         }
-        b = _session(graph, target, Library(after.target, {**after.winners, **back}, after.ways))
+        b = _session(
+            graph, target, Library(after.target, after.kin, {**after.winners, **back}, after.ways)
+        )
     error = _outputs_differ(a.run(), b.run())
     turns_a: list[float] = []
     turns_b: list[float] = []

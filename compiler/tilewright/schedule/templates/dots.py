@@ -20,11 +20,11 @@ from tilewright.schedule.templates.draft import Draft, buffers, stride
 RUN = 4
 #: Bytes of the pixel operand that are loaded at once where the loop is a multiple of it.
 BLOCK = 16
-#: (types of the operands, in any order) -> the name in `Target.dot` that stands for the instruction.
+#: (types of the operands, in any order) -> the names in `Target.dots` that stand for an instruction.
 _INSTRUCTIONS = {
-    frozenset({"i8"}): "sdot",
-    frozenset({"u8"}): "sdot",  # udot comes with it
-    frozenset({"i8", "u8"}): "usdot",
+    frozenset({"i8"}): {"sdot", "vnni", "madd"},
+    frozenset({"u8"}): {"sdot", "madd"},  # udot comes with sdot
+    frozenset({"i8", "u8"}): {"usdot", "vnni", "madd"},
 }
 
 
@@ -41,9 +41,10 @@ def dot_loop(
     for e in expressions(kernel.body):
         match e:
             case Fma(Cast(Load() as a, _), Cast(Load() as b, _), _) if b.buffer == weights[0]:
-                name = _INSTRUCTIONS.get(frozenset({a.dtype.name, b.dtype.name}))
+                names = _INSTRUCTIONS.get(frozenset({a.dtype.name, b.dtype.name}), set[str]())
                 along = stride(buffers(kernel)[a.buffer], a.index, var)
                 last = b.index[weights[2][-1]] if weights[2] else None
-                fits = name in target.dot and along == 1 and Draft(kernel).extent(var) % RUN == 0
+                some = not names.isdisjoint(target.dots)
+                fits = some and along == 1 and Draft(kernel).extent(var) % RUN == 0
                 return var if fits and last == ix(var) else ""
     return ""
