@@ -16,6 +16,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,20 @@ from tilewright.graph.ir import Array
 
 Runner = Callable[[], list[Array]]
 
+#: What TVM may measure per model when it is tuned: minutes on one core for a small model.
+DEFAULT_TRIALS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A model to run: its file, inputs by name, names of its outputs, threads to use."""
+    """A model to run: its file, inputs by name, names of its outputs, threads to use; how many candidates
+    TVM may measure if it is to be tuned."""
 
     path: Path
     inputs: Mapping[str, Array]
     outputs: Sequence[str]
     threads: int
+    tvm_trials: int = DEFAULT_TRIALS
 
 
 class PeerUnavailable(Exception):
@@ -192,8 +198,8 @@ def _converted(path: Path) -> Path:
     return target
 
 
-def tvm(case: Case) -> Runner:
-    """TVM: Relax importer, default pipeline for this CPU, not tuned."""
+def tvm(case: Case, tuned: bool = False) -> Runner:
+    """TVM: Relax importer, default pipeline for this CPU; `tuned` searches schedules first."""
     os.environ["TVM_NUM_THREADS"] = str(case.threads)  # read once, when TVM makes its pool
     tvm_ = _module("tvm", "apache-tvm")
     frontend = _module("tvm.relax.frontend.onnx", "apache-tvm")
@@ -201,10 +207,14 @@ def tvm(case: Case) -> Runner:
     proto = read_proto(case.path)
     with _quiet():
         module = frontend.from_onnx(proto, shape_dict=shapes, keep_params_in_input=False)
-        target = tvm_.target.Target(
-            {"kind": "llvm", "mcpu": tvm_.target.codegen.llvm_get_system_cpu()}
-        )
-        built = tvm_.relax.build(tvm_.relax.get_pipeline("zero")(module), target=target)
+        cpu = {"kind": "llvm", "mcpu": tvm_.target.codegen.llvm_get_system_cpu()}
+        if tuned:
+            target = tvm_.target.Target({**cpu, "num-cores": case.threads})
+            module = _tvm_tuned(tvm_, module, target, case.tvm_trials)
+        else:
+            target = tvm_.target.Target(cpu)
+            module = tvm_.relax.get_pipeline("zero")(module)
+        built = tvm_.relax.build(module, target=target)
         machine = tvm_.relax.VirtualMachine(built, tvm_.cpu())
     feed = [tvm_.runtime.tensor(a) for a in case.inputs.values()]
 
@@ -213,6 +223,22 @@ def tvm(case: Case) -> Runner:
         return [o.numpy() for o in ([out] if hasattr(out, "numpy") else out)]
 
     return run
+
+
+def _tvm_tuned(tvm_: Any, module: Any, target: Any, trials: int) -> Any:
+    """The module with schedules that TVM's own tuner finds by measuring `trials` candidates."""
+    with tempfile.TemporaryDirectory(prefix="tilewright-tvm-") as folder:
+        try:
+            pipeline = tvm_.relax.get_pipeline(
+                "static_shape_tuning", target=target, total_trials=trials, work_dir=folder
+            )
+            with target:
+                return pipeline(module)
+        except (AttributeError, ImportError, ValueError, TypeError) as err:
+            first = (str(err).splitlines() or ["no reason given"])[0]
+            raise PeerUnavailable(
+                f"this version of TVM cannot tune ({type(err).__name__}: {first[:100]}): use `tvm`"
+            ) from None
 
 
 def litert(case: Case) -> Runner:
@@ -247,11 +273,12 @@ PEERS: dict[str, Callable[[Case], Runner]] = {
     "openvino": openvino,
     "mnn": _onnx_only(mnn),
     "tvm": _onnx_only(tvm),
+    "tvm-tuned": _onnx_only(partial(tvm, tuned=True)),
     "litert": litert,
 }
 PACKAGES = {
     "onnxruntime": "onnxruntime", "openvino": "openvino", "mnn": "MNN", "tvm": "apache-tvm",
-    "litert": "ai-edge-litert",
+    "tvm-tuned": "apache-tvm", "litert": "ai-edge-litert",
 }  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from tilewright import api
 from tilewright.bench.inputs import make_inputs
-from tilewright.bench.peers import PEERS, Case, PeerUnavailable, Runner, version
+from tilewright.bench.peers import DEFAULT_TRIALS, PEERS, Case, PeerUnavailable, Runner, version
+from tilewright.bench.plot import Bar, geometric_mean, plot, require_plot
 from tilewright.bench.runner import interleave
 from tilewright.bench.verify import relative_error
 from tilewright.bench.zoo import suite as zoo_suite
@@ -82,6 +83,13 @@ def command(
     threads: Threads = 1,
     repeat: Annotated[int, typer.Option(min=1, help="rounds")] = 30,
     json_file: Annotated[Path | None, typer.Option("--json", help="write all figures here")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--plot", help="draw the ratios: FILE.png and FILE.svg (needs matplotlib)"),
+    ] = None,
+    tvm_trials: Annotated[
+        int, typer.Option(min=1, help="what `tvm-tuned` may measure per model, in all")
+    ] = DEFAULT_TRIALS,
 ) -> None:
     """Time models against installed peers, interleaved: minimum, median, ratio to the best peer.
 
@@ -94,11 +102,13 @@ def command(
         raise typer.BadParameter(f"--against {unknown[0]}: the peers are {', '.join(PEERS)}")
     if not names:
         raise typer.BadParameter("name a model, or use --suite edge")
+    if picture is not None:
+        require_plot()  # before an hour of measuring
     rows: list[Row] = []
     failed = False
     for name in names:
         try:
-            row = _one(name, peers, target, shape, threads, repeat)
+            row = _one(name, peers, target, shape, threads, repeat, tvm_trials)
         except TilewrightError as err:
             notice(f"{name}: {err}")
             failed = True
@@ -109,12 +119,20 @@ def command(
             _write(json_file, rows, peers, target, threads, repeat)
     if rows:
         _summary(rows, peers, threads, repeat)
+        if picture is not None:
+            _draw(picture, rows, threads, repeat)
     if failed:
         raise typer.Exit(1)
 
 
 def _one(
-    name: str, peers: list[str], target: str, shape: list[str] | None, threads: int, repeat: int
+    name: str,
+    peers: list[str],
+    target: str,
+    shape: list[str] | None,
+    threads: int,
+    repeat: int,
+    tvm_trials: int,
 ) -> Row:
     """Prepare all runners of one model, check the peers' outputs against ours, time."""
     path, shapes = locate(name, shape)
@@ -122,7 +140,7 @@ def _one(
         compiled = api.compile(path, target, shapes, threads, progress=report, notify=notice)
         inputs = make_inputs(compiled.inputs, compiled.program.graph, 0, known_values(name))
         by_name = {t.name: a for t, a in zip(compiled.inputs, inputs, strict=True)}
-        case = Case(path, by_name, [t.name for t in compiled.outputs], threads)
+        case = Case(path, by_name, [t.name for t in compiled.outputs], threads, tvm_trials)
         expected = compiled(*inputs)
         outputs = [np.empty_like(a) for a in expected]
 
@@ -154,7 +172,8 @@ def _admit(
         row.refused[peer] = str(err)
         return
     except Exception as err:  # whatever a peer raises is a result of the comparison, not our bug
-        first = (str(err).splitlines() or [""])[0]
+        said = [s for s in str(err).splitlines() if s and not s.startswith("Exception from")]
+        first = (said or [""])[0]
         row.refused[peer] = f"{type(err).__name__}: {first[:100]}"
         return
     row.error[peer] = _difference(expected, theirs)
@@ -196,7 +215,7 @@ def _print(row: Row) -> None:
 def _summary(rows: list[Row], peers: list[str], threads: int, repeat: int) -> None:
     here = [p for p in peers if version(p)]
     plural = "s" if threads > 1 else ""
-    title = f"ms, minimum / median of {repeat} rounds, {threads} thread{plural}, float32"
+    title = f"ms, minimum / median of {repeat} rounds, {threads} thread{plural}"
     table = Table(title=title, title_justify="left")
     table.add_column("model", overflow="fold")
     for column in (OURS, *here, "best peer / ours", "max error"):
@@ -217,10 +236,22 @@ def _summary(rows: list[Row], peers: list[str], threads: int, repeat: int) -> No
     ratios = [r.ratio for r in rows if r.ratio is not None]
     if ratios:
         console.print(
-            f"best peer's time / ours: geometric mean {_geometric_mean(ratios):.3f}, "
+            f"best peer's time / ours: geometric mean {geometric_mean(ratios):.3f}, "
             f"least {min(ratios):.3f}, {len(ratios)} models",
             soft_wrap=True,
         )
+
+
+def _draw(path: Path, rows: list[Row], threads: int, repeat: int) -> None:
+    """The ratios as a picture."""
+    bars = [
+        Bar(r.model, r.ratio, r.best_peer, r.error.get(r.best_peer, 0.0) > SAME_RESULT)
+        for r in rows
+        if r.ratio is not None and r.best_peer is not None
+    ]
+    title = f"{_machine()['cpu']}, {threads} thread{'s' if threads > 1 else ''}, least of {repeat} interleaved rounds"
+    made = plot(path, bars, title)
+    console.print(f"drawn: {', '.join(map(str, made))}", soft_wrap=True)
 
 
 def _cell(row: Row, runner: str) -> str:
@@ -229,10 +260,6 @@ def _cell(row: Row, runner: str) -> str:
         return "-"
     mark = "*" if row.error.get(runner, 0.0) > SAME_RESULT else ""
     return f"{_milliseconds(row.minimum[runner])} / {_milliseconds(row.median[runner])}{mark}"
-
-
-def _geometric_mean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def _write(
@@ -248,7 +275,7 @@ def _write(
             {**asdict(r), "error": _finite(r.error), "best_peer": r.best_peer, "ratio": r.ratio}
             for r in rows
         ],
-        "geometric_mean": _geometric_mean(ratios) if ratios else None,
+        "geometric_mean": geometric_mean(ratios) if ratios else None,
     }
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
