@@ -1,7 +1,7 @@
 """The backend tests of the installed `onnx` package, and the verdict on one of them.
 
 In: a kind of cases. Out: `Case`s, a `Verdict` for each.
-Invariant: results are judged by onnx's own comparison with the case's own tolerances (f16: two steps).
+Invariant: results are judged by onnx's own comparison with the case's own tolerances.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _compare(wanted: Sequence[Any], got: Sequence[Any], rtol: float, atol: float
         elif w is None or g is None:
             assert w is g, f"{type(g).__name__}, not {type(w).__name__}"
         else:
-            Runner.assert_similar_outputs([w], [g], max(rtol, _step(w)), max(atol, _noise(w)))
+            Runner.assert_similar_outputs([w], [g], rtol, max(atol, _noise(w)))
 
 
 def _noise(wanted: Any) -> float:
@@ -116,12 +116,6 @@ def _noise(wanted: Any) -> float:
     return (
         float(2.0**-22 * np.max(np.abs(wanted[np.isfinite(wanted)]), initial=0)) if single else 0.0
     )
-
-
-def _step(wanted: Any) -> float:
-    """Two steps of f16, as onnx's own comparison allows for bf16: references round after every operator."""
-    half = isinstance(wanted, np.ndarray) and wanted.dtype == np.float16
-    return 2.0**-9 if half else 0.0
 
 
 def _short(err: BaseException) -> str:

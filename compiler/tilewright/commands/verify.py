@@ -169,7 +169,7 @@ def _amplification(moves: float, result: Report) -> None:
         f"{result.reference} by itself moves by {moves:.1e} of the largest magnitude when every input moves by at "
         f"most {STEP:.0e} of itself"
     )
-    if moves >= worst / 10:
+    if moves >= worst / 10 > 0:
         said += ": the model amplifies roundings, no two implementations agree on these inputs"
     console.print(said, soft_wrap=True)
 

@@ -15,6 +15,7 @@ import onnx
 
 from tilewright.errors import ModelError, TilewrightError, UnsupportedError
 from tilewright.frontend import limits
+from tilewright.frontend.halves import widen_halves
 from tilewright.frontend.importer import Importer
 from tilewright.frontend.inference import inferred
 from tilewright.frontend.inputs import Shapes, declared_dims, input_types
@@ -51,7 +52,7 @@ def load_onnx(
         raise ModelError(str(problems[0]))
     if problems:
         raise UnsupportedError([str(p) for p in problems if not p.broken])
-    return graph
+    return widen_halves(graph)
 
 
 def onnx_input_dims(source: Source) -> dict[str, tuple[int | str, ...]]:

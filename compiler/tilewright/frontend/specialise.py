@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tilewright.errors import ModelError, UnsupportedError
+from tilewright.frontend.halves import widen_halves
 from tilewright.frontend.importer import Importer
 from tilewright.frontend.reading import Source, folder_of, name_of, read_model
 from tilewright.graph.ir import Array, Graph
@@ -52,7 +53,7 @@ def specialise_onnx(
             if graph.types[name].dtype.numpy != inputs[name].dtype:
                 raise ModelError(f"input `{name}` is {graph.types[name]}, got {inputs[name].dtype}")
         if not importer.problems:
-            return Specialised(graph, fixed, importer.layout)
+            return Specialised(widen_halves(graph), fixed, importer.layout)
         more = importer.undecided.intersection(inputs)
         if not more:
             problems = importer.problems
