@@ -11,14 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tilewright.errors import ScheduleError
-from tilewright.loop.ir import Kernel
-from tilewright.loop.rewrite import loops
+from tilewright.loop.ir import Fma, Kernel
+from tilewright.loop.rewrite import expressions, loops
 from tilewright.schedule.space import Choice, Space, Value, upto
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import mcu
 from tilewright.schedule.templates.draft import Draft, parallelize_outer, weights_of
 from tilewright.schedule.templates.rows import row_reduction
 from tilewright.schedule.trace import Trace
+
+#: Channels from which neighbouring rows of a map share no page.
+MANY_CHANNELS = 200
 
 
 def depthwise(kernel: Kernel, target: Target) -> Trace:
@@ -122,13 +125,21 @@ def channelwise(
 def _default_blocking(
     d: Draft, target: Target, rows: Sequence[str], cols: str, window: Sequence[str]
 ) -> Blocking:
-    """As many pixels as fit the registers next to the weights, wide rather than high."""
+    """As many pixels as fit the registers next to the weights, wide rather than high.
+
+    Maxima and means hold no weights: 2 x 2 pixels, which share most of what they load; with many channels
+    a row of few pixels, as rows then lie far apart.
+    """
     taps = math.prod(d.extent(v) for v in window)
     unrolled = taps <= 25
     budget = max(1, (target.registers - (taps if taps <= 9 and target.registers > 16 else 2)) // 2)
     extents = [d.extent(v) for v in rows if d.has(v)]
     shape = tuple(_pixel_block(extents, min(budget, 8) if unrolled else 4))
     unroll = "all" if unrolled and taps > 1 else "none"
+    weighted = any(isinstance(e, Fma) for e in expressions(d.kernel.body))
+    if not weighted and taps <= 9 and len(extents) == 2 and min(extents) > 1:
+        many = d.extent(cols) >= MANY_CHANNELS
+        shape = (1, _even(extents[1], 4)) if many else (2, 2)
     return Blocking(shape, 1, target.lanes(4), unroll, "inside")
 
 
