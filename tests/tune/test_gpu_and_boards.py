@@ -187,13 +187,13 @@ def test_instructions_on_a_board() -> None:
 def test_a_wrong_candidate_is_found_on_the_board(monkeypatch: pytest.MonkeyPatch) -> None:
     op, raw = kernel_of(GRAPHS["int8"], "conv2d", M4)
     default = default_trace(op, raw, M4)
-    run = board._run
+    run = board.run_on_emulator
 
     def off(*args: object) -> object:
         counts, outputs = run(*args)  # type: ignore[arg-type]
         return counts, [*outputs[:-1], [outputs[-1][0] ^ 1]]
 
-    monkeypatch.setattr(board, "_run", off)
+    monkeypatch.setattr(board, "run_on_emulator", off)
     (outcome,) = board.measure_on_board(raw, M4, default, [default], 1)
     assert outcome.verdict == "wrong"
 
@@ -202,7 +202,7 @@ def test_a_wrong_candidate_is_found_on_the_board(monkeypatch: pytest.MonkeyPatch
 def test_a_candidate_that_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     op, raw = kernel_of(GRAPHS["int8"], "conv2d", M4)
     default = default_trace(op, raw, M4)
-    run = board._run
+    run = board.run_on_emulator
 
     def fails(kernels: list[object], *args: object) -> object:
         if any(k == bad for k in kernels):
@@ -210,7 +210,7 @@ def test_a_candidate_that_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> 
         return run(kernels, *args)  # type: ignore[arg-type]
 
     bad = admit(raw, ())
-    monkeypatch.setattr(board, "_run", fails)
+    monkeypatch.setattr(board, "run_on_emulator", fails)
     monkeypatch.setattr(board, "MAX_PLAIN", 0)
     found = board.measure_on_board(raw, M4, default, [default, ()], 1)
     assert [o.verdict for o in found] == ["same", "crash"]

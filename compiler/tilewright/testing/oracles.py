@@ -13,7 +13,7 @@ same     memory, alignment, what was in outputs before, the order of threads cha
 
 where code cannot run here:
 schedule in integers modulo 2**32, the interpreter gives the same with and without the schedule
-device   on small whole numbers, code in the target's emulator gives what the kernel without a schedule gives
+device   in the target's emulator, code gives what `ring` and `exact` say
 gpu      the interpreter of threads gives what the serial one gives without a schedule, and finds no race
 ptx      a GPU's code is generated, and LLVM takes it
 """
@@ -21,7 +21,6 @@ ptx      a GPU's code is generated, and LLVM takes it
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -44,11 +43,10 @@ from tilewright.schedule.trace import apply, trace_from_json, trace_to_json
 from tilewright.testing.bounds import bounded
 from tilewright.testing.case import Case, Failure, iterations
 from tilewright.testing.native import Array, Native
+from tilewright.testing.on_device import can_emulate, outcomes
 from tilewright.testing.ring import ring
 from tilewright.testing.worker import Outcome, Worker, shared
 from tilewright.tune.admit import admit, finish
-from tilewright.tune.identity import sum_length
-from tilewright.tune.remote import measure_there
 
 #: Statements that interpreters are given at most.
 INTERPRETED = 30_000
@@ -61,8 +59,7 @@ def names(target: Target) -> tuple[str, ...]:
         return ("replay", "gpu", "ptx")
     if runs_here(target):
         return tuple(_ORACLES)
-    emulated = bool(target.emulator) and shutil.which(target.emulator[0]) is not None
-    return ("replay", "schedule", "device") if emulated else ("replay", "schedule")
+    return ("replay", "schedule", "device") if can_emulate(target) else ("replay", "schedule")
 
 
 def judge(case: Case, worker: Worker | None = None) -> Failure | None:
@@ -150,8 +147,7 @@ def _ring(s: _Subject) -> Failure | None:
 def _exact(s: _Subject) -> Failure | None:
     if any(d.kind not in ("integers", "one_hot") for d in s.case.data.values()):
         return None
-    reordered = any(step.primitive in ("lanes", "widen", "tensorize_mma") for step in s.case.trace)
-    if reordered and not _whole(s.kernel):
+    if _reordered(s) and not _whole(s.kernel):
         return None  # sums of rounded numbers in another order
     want = s.native(finish(s.kernel, ()), s.arrays)
     if want.problem:
@@ -248,12 +244,41 @@ def _schedule(s: _Subject) -> Failure | None:
 
 
 def _device(s: _Subject) -> Failure | None:
-    if any(d.kind not in ("integers", "one_hot") for d in s.case.data.values()):
+    """`exact` for whole numbers, `ring` for all other data: starting an emulator is what takes time."""
+    whole = all(d.kind in ("integers", "one_hot") for d in s.case.data.values())
+    if whole and (_whole(s.kernel) or not _reordered(s)):
+        found = _emulated(s, [finish(s.kernel, ()), s.made], s.arrays)
+        if isinstance(found, Failure):
+            return found
+        return _compare(found[1], found[0].outputs) if found else None
+    try:
+        plain = ring(s.kernel)
+        made = admit(plain, s.case.trace)
+        arrays = ring_arrays(s.arrays, plain)
+        want = _expected(s, plain, arrays) if s.small else {}
+    except (ScheduleError, IRError):
         return None
-    (found,) = measure_there(s.kernel, s.target, (), (s.case.trace,), sum_length(s.kernel), None)
-    if found.verdict in ("wrong", "crash", "timeout"):
-        return Failure("", f"{found.verdict}: {found.note}")
-    return None
+    found = _emulated(s, [made], arrays)
+    if isinstance(found, Failure):
+        return found
+    return _compare(found[0], want) if found else None
+
+
+def _emulated(
+    s: _Subject, kernels: list[Kernel], arrays: Mapping[str, Array]
+) -> list[Outcome] | Failure:
+    """What kernels compute in the emulator, nothing where it cannot be asked, or why they do not run."""
+    try:
+        found = outcomes(kernels, s.target, arrays) or []
+    except TilewrightError as err:
+        return Failure("", f"{type(err).__name__}: {err}")
+    problems = (_compare(one, {}) for one in found)
+    return next((p for p in problems if p is not None), found)
+
+
+def _reordered(s: _Subject) -> bool:
+    """Whether the schedule adds in another order."""
+    return any(step.primitive in ("lanes", "widen", "tensorize_mma") for step in s.case.trace)
 
 
 #: Those that run native code here, and those for other machines.

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tilewright.codegen.kernel import parallel_extent
 from tilewright.codegen.module import Place
 from tilewright.device.qemu_system import EMULATOR, run_on_board
 from tilewright.errors import TilewrightError
@@ -60,10 +61,12 @@ def measure_on_board(
     if not made:
         return [o for o in outcomes if o is not None]
     try:
-        counts, results = _run([*first, *made.values()], target, values)
+        counts, results = run_on_emulator([*first, *made.values()], target, values)
     except TilewrightError as err:
         if len(made) == 1:
-            _run(first, target, values)  # the default must run: else the board is to blame
+            run_on_emulator(
+                first, target, values
+            )  # the default must run: else the board is to blame
             outcomes[next(iter(made))] = Outcome("crash", note=one_line(err))
             return [o for o in outcomes if o is not None]
         for i in made:  # one of them brings down all
@@ -95,10 +98,12 @@ def _judged(
     )
 
 
-def _run(
+def run_on_emulator(
     kernels: Sequence[Kernel], target: Target, values: dict[str, Array]
 ) -> tuple[tuple[int, ...], list[list[Array]]]:
-    """Instructions of each kernel, and its outputs as the memory of their windows."""
+    """Instructions of each kernel, and its outputs as the memory of their windows.
+
+    `values`: memory of inputs, constants in their shape. Raises `TilewrightError` if it cannot be made or run."""
     program = _program(kernels, target, values)
     inputs = [values[p.buffer.name].reshape(-1) for p in kernels[0].params if p.role == "in"]
     run = run_on_board(program, inputs)
@@ -131,7 +136,8 @@ def _program(kernels: Sequence[Kernel], target: Target, values: dict[str, Array]
                 places.append(Place("weights", len(weights)))
                 weights.extend(np.ascontiguousarray(array).tobytes())
         label = f"candidate{i}"
-        steps.append(Step(label, kernel.name, "", (), 0, 0, (), tuple(places), 1, False))
+        count = parallel_extent(kernel)
+        steps.append(Step(label, kernel.name, "", (), 0, 0, (), tuple(places), count, False))
     graph = Graph("candidates", [], [])
     return Program(
         name="candidates", target=target,

@@ -48,20 +48,20 @@ def measure_there(
     rng = np.random.default_rng(0)
     values = {p.buffer.name: make_data(p.buffer, rng) for p in kernel.params if p.role != "out"}
     inputs = [values[p.buffer.name].reshape(-1) for p in kernel.params if p.role == "in"]
-    units = [_unit("default", finish(kernel, default), target, values)]
+    units = [unit("default", finish(kernel, default), target, values)]
     plain = volume(extents(kernel)) <= MAX_PLAIN
     if plain:
-        units.append(_unit("plain", finish(kernel, ()), target, values))
+        units.append(unit("plain", finish(kernel, ()), target, values))
     reasons: dict[int, str] = {}
     place: dict[int, int] = {}
     for i, trace in enumerate(candidates):
         try:
-            unit = _unit(f"candidate{i}", admit(kernel, trace), target, values)
+            made = unit(f"candidate{i}", admit(kernel, trace), target, values)
         except TilewrightError as err:
             reasons[i] = one_line(err)
             continue
         place[i] = len(units)
-        units.append(unit)
+        units.append(made)
     runs = run_all(units, inputs, target, address, ROUNDS, outputs=True)
     for run in runs[: 2 if plain else 1]:
         if run.error:
@@ -98,7 +98,7 @@ def _judged(run: LinuxRun, base: LinuxRun, want: list[Array], depth: int) -> Out
     return Outcome("same", note="the device neither times nor counts")
 
 
-def _unit(name: str, kernel: Kernel, target: Target, values: dict[str, Array]) -> Unit:
+def unit(name: str, kernel: Kernel, target: Target, values: dict[str, Array]) -> Unit:
     """A kernel as a model of one step, its constants as weights."""
     packs = {p.buffer: p for p in kernel.packs}
     weights = bytearray()
