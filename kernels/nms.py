@@ -69,17 +69,13 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
             _edges(tuple(boxes[b].T), bool(attrs["centered"]), np.minimum, np.maximum), axis=1
         )
         for c in range(scores.shape[1]):
-            left = [
-                i
-                for i in np.argsort(-scores[b, c], kind="stable")
-                if _passes(scores[b, c, i], attrs)
-            ]
+            order = np.argsort(-scores[b, c], kind="stable")
+            left = order[scores[b, c, order] > np.float32(attrs["score"])]  # type: ignore[arg-type]
             kept: list[int] = []
-            while left and len(kept) < integer(attrs, "most"):
-                best = left.pop(0)
-                kept.append(int(best))
-                over = _overlaps_all(edges[best], edges[left]) > attrs["iou"]
-                left = [i for i, gone in zip(left, over, strict=True) if not gone]
+            while left.size and len(kept) < integer(attrs, "most"):
+                best, left = int(left[0]), left[1:]
+                kept.append(best)
+                left = left[~(_overlaps_all(edges[best], edges[left]) > attrs["iou"])]
             found += [(b, c, i) for i in kept]
     y = np.full(_infer([_type(boxes), _type(scores)], attrs)[0].shape, -1, np.int64)
     y[: len(found)] = np.array(found, np.int64).reshape(-1, 3)
@@ -88,10 +84,6 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
 
 def _type(a: Array) -> TensorType:
     return TensorType(F32, a.shape)
-
-
-def _passes(score: Any, attrs: Attrs) -> bool:
-    return bool(score > np.float32(attrs["score"]))  # type: ignore[arg-type]
 
 
 def _overlaps_all(a: Array, others: Array) -> Array:
