@@ -80,17 +80,16 @@ def test_pool_from_python(cc: list[str], tmp_path: Path) -> None:
     loop_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, task_type, ctypes.c_void_p, ctypes.c_int64)
     fields = (ctypes.c_void_p * 2).from_address(pool.parallel)
     parallel_for = loop_type(fields[0])
-    for count, shares in (
-        (10, [(0, 4), (4, 7), (7, 10)]),
-        (2, [(0, 1), (1, 2)]),
-        (1, [(0, 1)]),
-        (0, []),
-    ):
+    for count in (10, 2, 1, 0, 1000, 65535, 200_001, 5_000_000):
         seen: list[tuple[int, int]] = []
         parallel_for(
             fields[1], task_type(lambda _, b, e, seen=seen: seen.append((b, e))), None, count
         )
-        assert sorted(seen) == shares
+        pieces = sorted(seen)
+        ends = [0, *(e for _, e in pieces)]
+        assert [b for b, _ in pieces] == ends[:-1] and ends[-1] == count  # each iteration once
+        assert all(b < e for b, e in pieces)
+        assert len(pieces) <= 100  # halves of what is left, not single iterations
     del pool
     for threads in (0, -1, 5000):
         with pytest.raises(ValueError, match="threads must be between"):

@@ -1,12 +1,17 @@
-/* A small thread pool: static partition, one mailbox per worker, spin briefly, then park.
+/* A small thread pool: a share of the loop for every thread, taken in pieces, stolen by who is done; waiting
+ * threads spin briefly, then park.
  *
- * In: a loop body and a count. Out: every iteration done exactly once. To start a loop the caller fills
- * the mailbox of each worker that gets a share and bumps the mailbox's ticket; the worker answers by
- * setting `done` to the ticket. Nothing else is shared, so a hand-off costs two cache line transfers and
- * no locked instruction per worker.
+ * In: a loop body and a count. Out: every iteration done exactly once. The caller puts a share into the
+ * `range` of each thread and bumps the workers' tickets. A thread takes half of what is left of its own
+ * share again and again, from the front, then half of what is left of another's, from the back: threads
+ * keep to the same part of every loop, which their caches hold, yet one that is late or has lost its CPU
+ * costs no more than the piece it is at. On an idle machine a loop of two shares takes a few compare-and-swaps.
  *
- * Invariants: a mailbox is written only while its worker is idle (done == ticket); `ticket` is written
- * only by the thread that holds `busy`, `done` only by the worker.
+ * Invariants: the loop's fields (`task`, `context`, `count`, `unit`) are written only while all ranges are
+ * empty and `left` is 0, and read only by who has taken a piece and not yet subtracted it from `left`; so a
+ * worker that comes late finds nothing, or a piece of whatever loop runs by then. `left` counts what is not
+ * done: the caller returns when it is 0, having acquired all that was written. Ranges are filled, and tickets
+ * bumped, only by the thread that holds `busy`.
  *
  * Sleeping cannot miss a wake-up: the sleeper announces itself (`parked`), then looks at the word once
  * more; the waker changes the word, then looks at `parked`; a sequentially consistent fence between the
@@ -45,6 +50,7 @@
 #define SPIN_START 50000
 #define SPIN_MAX 100000
 #define SPINS_PER_CLOCK 32
+#define MAX_UNITS 0xffff /* a loop of more iterations goes by several at a time */
 
 /* A thread that may sleep: whether it does, and how long it spins first. */
 typedef struct {
@@ -58,23 +64,25 @@ typedef struct {
 } sleeper;
 
 typedef struct {
-  /* The mailbox, written by the caller. */
+  _Alignas(LINE) _Atomic uint32_t range; /* what is left of the share: begin << 16 | end, in units */
   _Alignas(LINE) _Atomic uint32_t ticket;
-  tilewright_task task; /* NULL: stop */
-  void *context;
-  int64_t begin, end;
-  /* The answer, written by the worker. */
-  _Alignas(LINE) _Atomic uint32_t done;
   sleeper self;
   tilewright_pool *pool;
+  int32_t number; /* 0: the caller's, which is no thread of its own */
   pthread_t handle;
 } worker;
 
 struct tilewright_pool {
   _Alignas(LINE) tilewright_parallel parallel;
   int32_t threads;
+  /* The loop. */
+  tilewright_task task;
+  void *context;
+  int64_t count, unit;
   /* Held by the thread whose loop the workers run. */
   _Alignas(LINE) _Atomic uint32_t busy;
+  _Atomic uint32_t stop;
+  _Alignas(LINE) _Atomic uint32_t left;
   _Alignas(LINE) sleeper caller;
   worker workers[];
 };
@@ -181,27 +189,53 @@ static int64_t share_begin(int64_t count, int32_t shares, int32_t i) {
   return count / shares * i + (i < extra ? i : extra);
 }
 
-static void *work(void *argument) {
-  worker *w = argument;
-  for (uint32_t seen = 0;; ++seen) {
-    await_change(&w->self, &w->ticket, seen);
-    if (!w->task)
-      return NULL;
-    w->task(w->context, w->begin, w->end);
-    atomic_store_explicit(&w->done, seen + 1, memory_order_release);
-    atomic_thread_fence(memory_order_seq_cst);
-    unpark(&w->pool->caller, &w->done);
+/* Takes half of what is left of a share, from its front or its back; 0 if nothing is. */
+static uint32_t take(_Atomic uint32_t *range, int front, uint32_t *begin) {
+  uint32_t old = atomic_load_explicit(range, memory_order_relaxed);
+  for (;;) {
+    uint32_t from = old >> 16, to = old & 0xffff, half = (to - from + 1) / 2;
+    if (from == to)
+      return 0;
+    *begin = front ? from : to - half;
+    if (atomic_compare_exchange_weak_explicit(
+            range, &old, front ? (from + half) << 16 | to : from << 16 | (to - half),
+            memory_order_acquire, memory_order_relaxed))
+      return half;
   }
 }
 
-/* Gives [begin, end) to an idle worker; the caller has to fence and unpark. */
-static void post(worker *w, tilewright_task task, void *context, int64_t begin, int64_t end) {
-  w->task = task;
-  w->context = context;
-  w->begin = begin;
-  w->end = end;
-  uint32_t ticket = atomic_load_explicit(&w->ticket, memory_order_relaxed);
-  atomic_store_explicit(&w->ticket, ticket + 1, memory_order_release);
+/* Does pieces of the loop until none is left, those of share `own` first. */
+static void help(tilewright_pool *pool, int32_t own) {
+  for (int32_t i = 0; i < pool->threads; ++i) {
+    int32_t whose = own + i < pool->threads ? own + i : own + i - pool->threads;
+    uint32_t begin, units;
+    while ((units = take(&pool->workers[whose].range, i == 0, &begin))) {
+      int64_t first = begin * pool->unit, last = first + units * pool->unit;
+      pool->task(pool->context, first, last < pool->count ? last : pool->count);
+      if (atomic_fetch_sub_explicit(&pool->left, units, memory_order_acq_rel) == units && own) {
+        atomic_thread_fence(memory_order_seq_cst);
+        unpark(&pool->caller, &pool->left);
+      }
+    }
+  }
+}
+
+static void *work(void *argument) {
+  worker *w = argument;
+  for (uint32_t seen = 0;;) {
+    await_change(&w->self, &w->ticket, seen);
+    seen = atomic_load_explicit(&w->ticket, memory_order_acquire);
+    if (atomic_load_explicit(&w->pool->stop, memory_order_relaxed))
+      return NULL;
+    help(w->pool, w->number);
+  }
+}
+
+/* Lets worker `i` look for work; the caller has to fence and unpark. */
+static void call(tilewright_pool *pool, int32_t i) {
+  _Atomic uint32_t *ticket = &pool->workers[i].ticket;
+  atomic_store_explicit(ticket, atomic_load_explicit(ticket, memory_order_relaxed) + 1,
+                        memory_order_release);
 }
 
 static void parallel_for(void *self, tilewright_task task, void *context, int64_t count) {
@@ -213,17 +247,26 @@ static void parallel_for(void *self, tilewright_task task, void *context, int64_
     task(context, 0, count);
     return;
   }
-  for (int32_t i = 1; i < shares; ++i)
-    post(&pool->workers[i - 1], task, context, share_begin(count, shares, i),
-         share_begin(count, shares, i + 1));
+  int64_t unit = (count + MAX_UNITS - 1) / MAX_UNITS, units = (count + unit - 1) / unit;
+  pool->task = task;
+  pool->context = context;
+  pool->count = count;
+  pool->unit = unit;
+  atomic_store_explicit(&pool->left, (uint32_t)units, memory_order_relaxed);
+  for (int32_t i = 0; i < shares; ++i) {
+    int64_t begin = share_begin(units, shares, i), end = share_begin(units, shares, i + 1);
+    atomic_store_explicit(&pool->workers[i].range, (uint32_t)(begin << 16 | end),
+                          memory_order_release);
+    if (i)
+      call(pool, i);
+  }
   atomic_thread_fence(memory_order_seq_cst);
   for (int32_t i = 1; i < shares; ++i)
-    unpark(&pool->workers[i - 1].self, &pool->workers[i - 1].ticket);
-  task(context, 0, share_begin(count, shares, 1));
-  for (int32_t i = 1; i < shares; ++i) {
-    worker *w = &pool->workers[i - 1];
-    await_change(&pool->caller, &w->done, atomic_load_explicit(&w->ticket, memory_order_relaxed) - 1);
-  }
+    unpark(&pool->workers[i].self, &pool->workers[i].ticket);
+  help(pool, 0);
+  uint32_t left;
+  while ((left = atomic_load_explicit(&pool->left, memory_order_acquire)))
+    await_change(&pool->caller, &pool->left, left);
   atomic_store_explicit(&pool->busy, 0, memory_order_release);
 }
 
@@ -261,7 +304,7 @@ tilewright_pool *tilewright_pool_create(int32_t threads) {
   if (threads < 1 || threads > MAX_THREADS)
     return NULL;
   /* sizeof is a multiple of LINE on both sides, as aligned_alloc wants it. */
-  size_t bytes = sizeof(tilewright_pool) + (size_t)(threads - 1) * sizeof(worker);
+  size_t bytes = sizeof(tilewright_pool) + (size_t)threads * sizeof(worker);
   tilewright_pool *pool = aligned_alloc(LINE, bytes);
   if (!pool)
     return NULL;
@@ -271,8 +314,9 @@ tilewright_pool *tilewright_pool_create(int32_t threads) {
   pool->threads = 1;
   sleeper_init(&pool->caller, threads <= cpus);
   for (int32_t i = 1; i < threads; ++i) {
-    worker *w = &pool->workers[i - 1];
+    worker *w = &pool->workers[i];
     w->pool = pool;
+    w->number = i;
     sleeper_init(&w->self, threads <= cpus);
     if (!start(w)) {
       sleeper_free(&w->self);
@@ -295,11 +339,12 @@ const tilewright_parallel *tilewright_pool_parallel(const tilewright_pool *pool)
 void tilewright_pool_destroy(tilewright_pool *pool) {
   if (!pool)
     return;
+  atomic_store_explicit(&pool->stop, 1, memory_order_relaxed);
   for (int32_t i = 1; i < pool->threads; ++i)
-    post(&pool->workers[i - 1], NULL, NULL, 0, 0);
+    call(pool, i);
   atomic_thread_fence(memory_order_seq_cst);
   for (int32_t i = 1; i < pool->threads; ++i) {
-    worker *w = &pool->workers[i - 1];
+    worker *w = &pool->workers[i];
     unpark(&w->self, &w->ticket);
     pthread_join(w->handle, NULL);
     sleeper_free(&w->self);
