@@ -343,9 +343,30 @@ class _Grid:
             total = total + coef * v
         return total
 
-    def eval(self, e: Expr, env: Index, refs: dict[str, Lanes], mask: Lanes | None) -> Lanes:
+    def eval(
+        self,
+        e: Expr,
+        env: Index,
+        refs: dict[str, Lanes],
+        mask: Lanes | None,
+        known: dict[int, Lanes] | None = None,
+    ) -> Lanes:
+        """Values of all lanes; expressions that `e` shares are computed once (`known`, by identity)."""
+        known = {} if known is None else known
+        if id(e) not in known:
+            known[id(e)] = self._eval(e, env, refs, mask, known)
+        return known[id(e)]
+
+    def _eval(
+        self,
+        e: Expr,
+        env: Index,
+        refs: dict[str, Lanes],
+        mask: Lanes | None,
+        known: dict[int, Lanes],
+    ) -> Lanes:
         def go(x: Expr) -> Lanes:
-            return self.eval(x, env, refs, mask)
+            return self.eval(x, env, refs, mask, known)
 
         match e:
             case Const(value, dtype):
@@ -374,7 +395,10 @@ class _Grid:
                 sides = []
                 for way, x in ((taken, a), (~taken, b)):
                     active = way if mask is None else way & mask
-                    sides.append(self.eval(x, env, refs, None if active.all() else active))
+                    if active.all() and mask is None:
+                        sides.append(go(x))
+                    else:
+                        sides.append(self.eval(x, env, refs, None if active.all() else active))
                 return np.where(taken, *sides)
             case Cast(a, dtype):
                 return values.cast(go(a), dtype)
