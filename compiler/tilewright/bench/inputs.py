@@ -144,6 +144,6 @@ def _value_bound(graph: Graph, name: str) -> int | None:
             elif node.op == "eq":
                 constants = [graph.constants[i] for i in node.inputs if i in graph.constants]
                 bounds += [int(c.max()) + 1 for c in constants if c.size > 1]
-            elif node.op in _CARRIERS:
+            elif node.op in _CARRIERS or (node.op == "where" and v in node.inputs[1:]):
                 todo += [o for o in node.outputs if o not in seen]
     return max(1, min(bounds)) if bounds else None

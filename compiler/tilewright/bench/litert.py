@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.errors import ModelError
 from tilewright.graph.ir import Array
 
 #: Inputs by name -> outputs in order, inner values by name.
@@ -121,7 +122,13 @@ def litert_reference(source: Path | bytes, inner: set[str]) -> Reference | None:
         tried = True
         for d, a in zip(interpreter.get_input_details(), inputs.values(), strict=False):
             interpreter.set_tensor(d["index"], a)
-        interpreter.invoke()
+        try:
+            interpreter.invoke()
+        except RuntimeError as err:
+            said = " ".join(str(err).split())[:300]
+            raise ModelError(
+                f"LiteRT cannot run these inputs ({said}); give values that the model accepts with --input"
+            ) from None
         details = interpreter.get_output_details()
         outputs = [np.asarray(interpreter.get_tensor(d["index"])) for d in details]
         values: dict[str, Array] = {}

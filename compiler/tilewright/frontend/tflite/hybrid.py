@@ -112,6 +112,25 @@ def _convolution(node: TfliteNode) -> str:
     return node.activated(node.nhwc(_real(node, total, scale, steps, bias)))
 
 
+def _transposed(node: TfliteNode) -> str:
+    """TRANSPOSE_CONV: (shape of the result, weights, image, bias?); its range may always lie anywhere."""
+    w, q = byte_weights(node, 1)
+    if w.ndim != 4:
+        raise node.fail(f"weights {node.type(1)} are not of rank 4: repair the model")
+    attrs, _ = convolution.transposed_window(node, w.shape)
+    whole = np.ascontiguousarray(w.transpose(3, 0, 1, 2)).astype(np.int32)
+    filters = node.constant(whole, "weights")
+    image = node.nchw(node.value(2))
+    x, scale, zero = _quantized(node, image, True)
+    total = node.add("conv_transpose2d", node.cast(x, I32), filters, **attrs)
+    ones = node.constant(np.ones((1, *node.type_of(image).shape[1:]), np.int32), "ones")
+    share = node.add("conv_transpose2d", ones, filters, **attrs)
+    total = node.add("sub", total, node.add("mul", share, zero))
+    bias = node.reshape(node.value(3), (node.type(3).size, 1, 1)) if node.has(3) else ""
+    steps = q.scale.reshape(()) if q.per_tensor else q.scale.reshape(-1, 1, 1)
+    return node.activated(node.nhwc(_real(node, total, scale, steps, bias)))
+
+
 def _embedding(node: TfliteNode) -> str:
     """Rows of a quantised table as floats."""
     w, q = byte_weights(node)
@@ -130,5 +149,6 @@ HYBRID: Importers = {
     "FULLY_CONNECTED": one(_fully_connected),
     "CONV_2D": one(_convolution),
     "DEPTHWISE_CONV_2D": one(_convolution),
+    "TRANSPOSE_CONV": one(_transposed),
     "EMBEDDING_LOOKUP": one(_embedding),
 }
