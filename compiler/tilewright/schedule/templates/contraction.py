@@ -316,7 +316,8 @@ def _tile(
     else:
         for v in sums:
             d.do("reorder", [v, *nest])
-    if tiling.steps > 1 or (tiling.dots and d.extent(sums[-1]) <= BLOCK // RUN):
+    few = bool(tiling.dots and sums) and d.extent(sums[-1]) <= BLOCK // RUN
+    if sums and (tiling.steps > 1 or few):  # a sum of one dot product has no loop left
         d.do("unroll", sums[-1])
     for v in inner:
         d.do("unroll", v)
