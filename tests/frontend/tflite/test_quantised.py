@@ -274,6 +274,21 @@ def hybrid() -> Iterator[Case]:
                 padding=0,
             ),
         )
+    for scales, bias in ((per[:1], []), (per, [const(f(5))])):
+        w = const(i8(5, 3, 3, 4), scale=scales, axis=0)
+        shape = const(np.array([1, 12, 14, 5], np.int32))
+        yield Case(
+            "transpose_conv hybrid",
+            single(
+                "TRANSPOSE_CONV",
+                [shape, w, X, *bias],
+                [T("float32", (1, 12, 14, 5))],
+                "TransposeConvOptions",
+                strideH=2,
+                strideW=2,
+                padding=0,
+            ),
+        )
     w = const(i8(1, 3, 3, 4), scale=per[:4], axis=3)
     yield Case(
         "depthwise hybrid",
