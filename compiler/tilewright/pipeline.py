@@ -37,15 +37,13 @@ from tilewright.program import Program, Step, Tensor
 from tilewright.registry import operator
 from tilewright.schedule.target import Target, load_target, target_names
 from tilewright.schedule.trace import Trace
+from tilewright.threads import threads_that_pay
 from tilewright.tune.library import Decision, Library, load_library, reapplied
 
 Progress = Callable[[str, float], None]
 Source = str | Path | bytes | Graph
 #: Shapes of inputs by name; a dim may be the name of a size, whose range is an entry of its own.
 Shapes = Mapping[str, Sequence[int | str] | str]
-
-#: Steps with less work than this run on the calling thread (about 20 microseconds).
-MIN_THREADED_FLOPS = 1 << 20
 
 
 def resolve_target(name: str | Target) -> Target:
@@ -301,7 +299,7 @@ class _Assembler:
                 self.failures.append(Failure(nodes, ops, str(err)))
         plan = self.memory([[a.value for a in w[0].arguments] for w in work])
         places = self.root_places(plan)
-        steps = tuple(self.step(*w, places) for w in work)
+        steps = threads_that_pay([self.step(*w, places) for w in work], self.target)
         names = self.place.output_names
         return Program(
             name=self.name,
@@ -448,7 +446,7 @@ class _Assembler:
             outputs=(group.output,) if group else (),
             places=tuple(at),
             count=count,
-            threaded=count > 1 and max(flops, touched) >= MIN_THREADED_FLOPS,
+            threaded=count > 1,
         )
 
     def flops(self, node: Node) -> int:

@@ -111,6 +111,11 @@ class Program:
         return replace(self, arena_bytes=arena, faults=texts or ("nothing is read or written",))
 
 
+def ideal_cycles(flops: int, target: Target) -> float:
+    """Cycles of one core that so many operations take at least, by the target file."""
+    return flops / (2 * target.fma_per_cycle * target.lanes(4))
+
+
 def spec_of(program: Program, stack_bytes: int = 0) -> Spec:
     """The caller's view of a program; `stack_bytes` where it is known."""
 

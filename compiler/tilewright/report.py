@@ -158,8 +158,3 @@ def estimated_seconds(step: StepFacts, target: Target) -> float | None:
     if target.gpu is None:
         return None
     return max(step.flops / target.gpu.flops_f32, step.bytes / target.gpu.bandwidth)
-
-
-def ideal_cycles(step: StepFacts, target: Target) -> float:
-    """Cycles of one core that the step's arithmetic takes at least, by the target file."""
-    return step.flops / (2 * target.fma_per_cycle * target.lanes(4))

@@ -28,12 +28,11 @@ from tilewright.commands._common import (
 from tilewright.errors import ModelError
 from tilewright.loop.text import to_text
 from tilewright.pipeline import build
-from tilewright.program import Program, spec_of
+from tilewright.program import Program, ideal_cycles, spec_of
 from tilewright.report import (
     StepFacts,
     estimated_seconds,
     from_facts,
-    ideal_cycles,
     in_words,
     sentence,
 )
@@ -155,7 +154,9 @@ def _show(
         bound = f"{times[i] * 1e6:.1f} us" if times else ""
         if not times and known is not None:
             least = estimated_seconds(s, known)
-            bound = f"{ideal_cycles(s, known):.0f}" if least is None else f"{least * 1e6:.2f} us"
+            bound = (
+                f"{ideal_cycles(s.flops, known):.0f}" if least is None else f"{least * 1e6:.2f} us"
+            )
         cells = [
             escape(f"{s.label} {list(s.shape) if s.shape else ''}\n{s.kernel}"), f"{s.flops:,}", f"{s.bytes:,}",
             f"{s.intensity:.1f}", bound,
