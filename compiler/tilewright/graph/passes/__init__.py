@@ -15,6 +15,7 @@ from tilewright.graph.passes.fold_batch_norm import fold_batch_norm
 from tilewright.graph.passes.fold_bias import fold_bias
 from tilewright.graph.passes.fold_constants import fold_constants
 from tilewright.graph.passes.fold_pad import fold_pad
+from tilewright.graph.passes.fuse_layer_norm import fuse_layer_norm
 from tilewright.graph.passes.move_transposes import move_transposes
 from tilewright.graph.passes.pack_weights import pack_weights
 from tilewright.graph.passes.quantize import quantize
@@ -30,6 +31,7 @@ PASSES: tuple[Pass, ...] = (
     simplify,
     move_transposes,
     eliminate_duplicates,
+    fuse_layer_norm,  # after duplicates: x - mean(x) is often there twice
     fold_pad,
     fold_batch_norm,
     fold_bias,
