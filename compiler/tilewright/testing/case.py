@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from tilewright.core.index import bounds
 from tilewright.errors import TargetError, TilewrightError
-from tilewright.loop.ir import Block, Buffer, For, If, Kernel
+from tilewright.loop.ir import Binary, Block, Buffer, Expr, For, If, Kernel
 from tilewright.loop.parse import parse
+from tilewright.loop.rewrite import children, expressions, loads
 from tilewright.loop.text import to_text
 from tilewright.schedule.target import Target, load_target, target_from_table
 from tilewright.schedule.trace import Trace, trace_from_json, trace_to_json
@@ -104,17 +105,42 @@ class Case:
         return load_target(self.target)
 
     def arrays(self) -> dict[str, Array]:
-        """Values of all parameters that the kernel reads."""
-        return {
+        """Values of all parameters that the kernel reads; numbers of places to shift by are below a word's bits."""
+        made = {
             p.buffer.name: self.data.get(p.buffer.name, Data()).array(p.buffer)
             for p in self.kernel.params
             if p.role != "out"
         }
+        for name in _places(self.kernel) & made.keys():
+            made[name] %= 8 * made[name].itemsize - 1
+        return made
 
     @property
     def size(self) -> tuple[int, int, int]:
         """What shrinking makes smaller: steps, iterations, text."""
         return len(self.trace), iterations(self.kernel), len(to_text(self.kernel))
+
+
+def _places(kernel: Kernel) -> set[str]:
+    """Parameters by whose values something is shifted as they are, which only works below a word's bits."""
+    found: set[str] = set()
+    seen: set[int] = set()
+    stack = list(expressions(kernel.body))
+    while stack:
+        e = stack.pop()
+        if id(e) in seen:
+            continue
+        seen.add(id(e))
+        stack.extend(children(e))
+        if isinstance(e, Binary) and e.op in ("shl", "shr") and not _compared(e.b):
+            found |= {x.buffer for x in loads(e.b)}
+    return found
+
+
+def _compared(amount: Expr) -> bool:
+    """Whether the amount is held against an upper end."""
+    upper = isinstance(amount, Binary) and amount.op == "lt"
+    return upper or any(map(_compared, children(amount)))
 
 
 def iterations(kernel: Kernel) -> int:
