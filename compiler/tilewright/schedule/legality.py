@@ -7,11 +7,12 @@ Invariant: conservative; when in doubt the answer is a reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 
-from tilewright.core.index import Ix, variables
+from tilewright.core.index import Ix, bounds, variables
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import Alloc, Block, For, Kernel
-from tilewright.loop.rewrite import accesses, walk
+from tilewright.loop.rewrite import Ranges, accesses, walk
 
 
 def require_loop(kernel: Kernel, var: str) -> list[For]:
@@ -70,6 +71,55 @@ def carried(body: Block, var: str, injective_only: bool = False) -> str | None:
                 f"`{buffer}` is read at {list(map(str, index))} and written elsewhere in the loop"
             )
     return None
+
+
+def meeting(kernel: Kernel, var: str) -> str | None:
+    """Why the nest with the loop `var` cannot run in several blocks next to the kernel's other nests, or None.
+
+    Blocks do not wait for each other, and each runs what is not bound to blocks. So other nests may neither touch
+    what this one writes nor write what it touches, nor read what they write themselves.
+    """
+    ranges: Ranges = {}
+    for s in walk(kernel.body):
+        if isinstance(s, For):
+            end = s.extent.const - 1 if s.extent.is_const else MANY
+            ranges[s.var] = (0, max(end, ranges.get(s.var, (0, 0))[1]))
+    private = local_buffers(kernel.body)
+    nests = [s for s in kernel.body if isinstance(s, For)]
+    own = [s for s in nests if any(isinstance(x, For) and x.var == var for x in walk((s,)))]
+    mine = set(accesses(tuple(own)))
+    for other in nests:
+        if other in own:
+            continue
+        theirs = set(accesses((other,)))
+        for buffer, at, stores in theirs:
+            if buffer in private:
+                continue
+            if stores and any(b == buffer and not st for b, _, st in theirs):
+                return f"the loop `{other.var}` next to it adds to `{buffer}`, which each block would do"
+            for b, index, st in mine:
+                if b == buffer and (stores or st) and not _apart(index, at, ranges):
+                    return f"`{buffer}` is written in another nest too, and blocks do not wait for each other"
+    return None
+
+
+#: Stands for the end of a loop whose extent is not known.
+MANY = 1 << 40
+
+
+def _apart(a: tuple[Ix, ...], b: tuple[Ix, ...], ranges: Ranges) -> bool:
+    """Whether two indices are proved to be different whatever their variables are: one coordinate has other
+    remainders or another range."""
+    for x, y in zip(a, b, strict=True):
+        common = gcd(*(coef for _, coef in (*x.terms, *y.terms)))
+        if (x.const - y.const) % common if common else x.const != y.const:
+            return True
+        (low, high), (least, most) = bounds(x, ranges), bounds(y, ranges)
+        if (high is not None and least is not None and high < least) or (
+            most is not None and low is not None and most < low
+        ):
+            return True
+    return False
 
 
 def reordering(body: Block, before: Sequence[str], after: Sequence[str]) -> str | None:

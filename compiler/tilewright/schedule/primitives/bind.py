@@ -2,7 +2,8 @@
 
 Blocks may run in any order, the threads of one nest at the same time; between two nests of threads all
 threads of a block wait for each other. Legal iff the iterations are independent, blocks enclose threads,
-and a loop of blocks is an outermost loop (or directly inside another one) and uses no scratch from outside.
+and a loop of blocks is an outermost loop (or directly inside another one), uses no scratch from outside, and
+has no nests next to it that depend on it (`legality.meeting`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from tilewright.core.index import ix
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import Alloc, Block, For, If, Kernel, Stmt
 from tilewright.loop.rewrite import accesses, walk
-from tilewright.schedule.legality import carried, local_buffers, require_loop, require_serial
+from tilewright.schedule.legality import (
+    carried,
+    local_buffers,
+    meeting,
+    require_loop,
+    require_serial,
+)
 
 
 def bind(kernel: Kernel, var: str, axis: str) -> Kernel:
@@ -23,6 +30,9 @@ def bind(kernel: Kernel, var: str, axis: str) -> Kernel:
     require_serial(kernel, var)
     for f in require_loop(kernel, var):
         reason = carried(f.body, var)
+        if reason:
+            raise ScheduleError(reason)
+        reason = meeting(kernel, var) if axis == "block" else None
         if reason:
             raise ScheduleError(reason)
         if axis == "block" and not f.extent.is_const:

@@ -45,7 +45,8 @@ def schedule(kernel: Kernel, target: Target) -> Trace:
 
 
 def outputs(kernel: Kernel, target: Target, most: int = MOST) -> Trace:
-    """One thread per iteration of the independent outer loops of each nest, `most` of them in a block."""
+    """One thread per iteration of the independent outer loops of each nest, `most` of them in a block; a single
+    block where nests depend on each other."""
     d = Draft(kernel)
     widen_sums(d)
     if any(isinstance(s, Alloc) for s in kernel.body):
@@ -95,7 +96,7 @@ def _linear(d: Draft, free: Sequence[str], i: int, size: int) -> None:
         d.do("bind", name, "thread")
         return
     d.do("split", name, size, f"block{i}", f"thread{i}")
-    d.do("bind", f"block{i}", "block")
+    d.try_("bind", f"block{i}", "block")
     d.do("bind", f"thread{i}", "thread")
 
 
@@ -103,12 +104,12 @@ def _by_loop(d: Draft, free: Sequence[str], i: int, most: int) -> None:
     """The innermost loop gives the threads, some of which idle in its last block, the others blocks."""
     last = free[-1]
     for v in free[:-1]:
-        d.do("bind", v, "block")
+        d.try_("bind", v, "block")
     if d.extent(last) <= most:
         d.do("bind", last, "thread")
         return
     d.do("split", last, most, f"block{i}", f"thread{i}")
-    d.do("bind", f"block{i}", "block")
+    d.try_("bind", f"block{i}", "block")
     d.do("bind", f"thread{i}", "thread")
 
 
