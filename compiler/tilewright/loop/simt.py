@@ -323,6 +323,8 @@ class _Grid:
             note(at, who, self.stamp)
         except IRError as err:
             raise self.error(str(err)) from None
+        except IndexError as err:  # more threads than the scratch around them was made for
+            raise self.error(f"threads share scratch of their surroundings: {err}") from None
 
     # ---- values
 
