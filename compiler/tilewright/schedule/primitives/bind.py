@@ -68,9 +68,11 @@ def _statement(s: Stmt, var: str, axis: str, where: str) -> Stmt:
     if s.var == var:
         if axis == "block" and where != "outside":
             raise ScheduleError(f"`{var}` is inside a loop that is not one of blocks")
-        return For(s.var, s.extent, _block(s.body, var, axis, _inside(axis, where)), axis)  # type: ignore[arg-type]
-    return replace(s, body=_block(s.body, var, axis, _inside(s.kind, where)))
+        return For(s.var, s.extent, _block(s.body, var, axis, _inside(axis, s.body, where)), axis)  # type: ignore[arg-type]
+    return replace(s, body=_block(s.body, var, axis, _inside(s.kind, s.body, where)))
 
 
-def _inside(kind: str, where: str) -> str:
-    return where if kind == "block" else "threads" if kind == "thread" else "inside"
+def _inside(kind: str, body: Block, where: str) -> str:
+    if kind == "block":
+        return where if len(body) == 1 else "inside"
+    return "threads" if kind == "thread" else "inside"

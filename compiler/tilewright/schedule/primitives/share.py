@@ -11,7 +11,8 @@ Each thread copies `width` neighbours at a time; rows of `s` lie `pad` elements 
 spread over the banks of the memory.
 Inserted at the start of the body of `loop`, which is a loop of blocks or a serial one around all threads.
 Legal iff all reads inside have one base (what does not move inside the loop) per dim, the buffer is not
-written by the kernel, the part that is read has constant bounds, and `width` divides its rows.
+written by the kernel, the part that is read has constant bounds, and `width` divides its rows. A part that
+reaches over the end of the buffer, as the last one of a ragged split does, repeats the last element there.
 """
 
 from __future__ import annotations
@@ -67,8 +68,13 @@ def share(
         for s in walk(kernel.body)
     ):
         raise ScheduleError(f"`{loop}` is inside a loop of threads")
+    if any(isinstance(s, For) and s.kind == "block" for s in walk(found[0].body)):
+        raise ScheduleError(
+            f"there are blocks inside `{loop}`: nothing comes between loops of blocks"
+        )
     require_fresh(kernel, f"{buffer}_step", f"{buffer}_at", f"{buffer}_next")
-    body = _staged(found[0].body, param.buffer, threads, width, pad)
+    around = _ranges(kernel.body)
+    body = _staged(found[0].body, param.buffer, threads, width, pad, around)
 
     def rewrite(s: Stmt) -> Stmt:
         return replace(s, body=body) if isinstance(s, For) and s.var == loop else s
@@ -76,16 +82,24 @@ def share(
     return replace(kernel, body=map_block(kernel.body, stmt=rewrite))
 
 
-def _staged(body: Block, buffer: Buffer, threads: int, width: int, pad: int) -> Block:
+def _ranges(body: Block) -> Ranges:
+    """Values of all variables of loops."""
     ranges: Ranges = {}
     for s in walk(body):
         if isinstance(s, For):
             _, hi = bounds(s.extent, ranges)
             if hi is None:
                 raise ScheduleError(f"the extent of `{s.var}` has no bound")
-            ranges[s.var] = (0, hi - 1)
+            ranges[s.var] = (0, max(hi - 1, 0))
         elif isinstance(s, Mma):
             ranges.update(mma.ranges(s))
+    return ranges
+
+
+def _staged(
+    body: Block, buffer: Buffer, threads: int, width: int, pad: int, around: Ranges
+) -> Block:
+    ranges = _ranges(body)
     for e in expressions(body):
         _dots(e, ranges)
     reads = [x for e in expressions(body) for x in loads(e) if x.buffer == buffer.name]
@@ -117,7 +131,7 @@ def _staged(body: Block, buffer: Buffer, threads: int, width: int, pad: int) -> 
         return Load(shared.name, index, e.dtype)
 
     inner = map_block(body, expr=lambda e: map_loads(e, load))
-    return (Alloc(shared), _copy(buffer, shared, bases, lows, threads, width), *inner)
+    return (Alloc(shared), _copy(buffer, shared, bases, lows, threads, width, around), *inner)
 
 
 def _dots(e: Expr, ranges: Ranges) -> None:
@@ -143,6 +157,18 @@ def _parts(form: Ix, inner: Ranges) -> tuple[Ix, Ix]:
     return stays, moves
 
 
+def _within(index: Ix, extent: int, ranges: Ranges, together: bool) -> Ix:
+    """An index that stays inside the buffer; elements that are copied `together` must do so by themselves."""
+    low, high = bounds(index, ranges)
+    if low is None or low < 0 or high is None:
+        raise ScheduleError(f"the index {index} is not proved to be inside the buffer")
+    if high < extent:
+        return index
+    if together:
+        raise ScheduleError(f"rows that reach over the end, to {high}, are copied one by one only")
+    return imin(extent - 1, index)
+
+
 def _copy(
     buffer: Buffer,
     shared: Buffer,
@@ -150,6 +176,7 @@ def _copy(
     lows: Sequence[int],
     threads: int,
     width: int,
+    around: Ranges,
 ) -> Stmt:
     """All threads copy runs of `width` consecutive elements, `threads` at a time."""
     total = prod(shared.shape) // width
@@ -170,7 +197,11 @@ def _copy(
         i = simplify(i, ranges) if n > 1 else Ix(0)
         at.insert(0, i * width + ix(run) if d == last and width > 1 else i)
         inner *= n
-    source = tuple(b + low + i for b, low, i in zip(bases, lows, at, strict=True))
+    known = {**around, **ranges, run: (0, width - 1)}
+    source = tuple(
+        _within(b + low + i, n, known, d == last and width > 1)
+        for d, (b, low, i, n) in enumerate(zip(bases, lows, at, buffer.shape, strict=True))
+    )
     store = Store(shared.name, tuple(at), Load(buffer.name, source, buffer.dtype))
     each: Stmt = store if width == 1 else For(run, Ix(width), (store,), "unroll")
     nest: Stmt = For(lane, size, (each,), "thread")
