@@ -99,7 +99,9 @@ def test_parts_of_vectors(channels: int) -> None:
         b.conv("y", "x", "w", pads=(1, 1, 1, 1))
         graph = b.done("y")
         x = rng.integers(-99, 99, (1, 16, 9, 9)).astype(kind)
-        there, here = api.compile(graph, "cortex-a76"), api.compile(graph)
+        # Winograd's transforms round, sums of products of whole numbers do not
+        there = api.compile(graph, "cortex-a76", winograd=False)
+        here = api.compile(graph, winograd=False)
         np.testing.assert_array_equal(there(x)[0], here(x)[0])
 
 

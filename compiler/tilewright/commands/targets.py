@@ -39,6 +39,7 @@ EXPLAINED: Mapping[type, Mapping[str, str]] = {
         "line_bytes": "cache line",
         "pointer_bytes": "size of an address",
         "dot": "integer dot products that code may use",
+        "logs": "another target whose tuning logs hold for this one too",
         "emulator": "command that runs a program for this device elsewhere",
         "abi": "float calling convention where it is not the triple's",
         "board": "memory of a microcontroller",
