@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.core.index import Extremum, FloorDiv, Ix, Mod, bounds
+from tilewright.core.index import Extremum, FloorDiv, Ix, Mod, bounds, variables
 from tilewright.errors import IRError
 from tilewright.loop import interp, mma
 from tilewright.loop import simt_values as values
-from tilewright.loop.barriers import barriers, runs
+from tilewright.loop.barriers import barriers, has_threads, runs
 from tilewright.loop.ir import (
     Alloc,
     Binary,
@@ -49,7 +49,7 @@ from tilewright.loop.ir import (
     Store,
     Unary,
 )
-from tilewright.loop.rewrite import Ranges, loads
+from tilewright.loop.rewrite import Ranges, loads, walk
 from tilewright.loop.simt_memory import MAX_THREADS, Memory
 
 Lanes = npt.NDArray[Any]
@@ -127,6 +127,8 @@ class _Grid:
         sizes = [f.extent.const for f in nest]
         total = int(np.prod(sizes))
         chunk = max(1, MAX_LANES // max(1, _threads(body)))
+        if _uneven(body, {f.var for f in nest}):
+            chunk = 1  # blocks that take ways of their own do not run together
         chosen = np.arange(total)
         if self.most is not None and self.most < total:
             chosen = np.unique(np.linspace(0, total - 1, self.most).astype(np.int64))
@@ -406,6 +408,17 @@ class _Grid:
                 return values.cast(go(a), dtype)
             case Bitcast(a, dtype):
                 return np.ascontiguousarray(go(a)).view(dtype.numpy)
+
+
+def _uneven(body: Block, blocks: set[str]) -> bool:
+    """Whether what surrounds threads has another length, or another way, in some block."""
+    for s in walk(body):
+        if isinstance(s, If) and has_threads((s,)):
+            return True
+        if isinstance(s, For) and s.kind != "thread" and has_threads(s.body):
+            if variables(s.extent) & blocks:
+                return True
+    return False
 
 
 def _widths(block: Block, ranges: Ranges, found: dict[int, int]) -> None:

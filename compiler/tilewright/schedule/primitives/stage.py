@@ -42,7 +42,9 @@ from tilewright.schedule.legality import carried, require_loop
 def stage(kernel: Kernel, loops: Sequence[str]) -> Kernel:
     """Stage the scratch inside `loops` (outermost first)."""
     for var in loops:
-        require_loop(kernel, var)
+        for f in require_loop(kernel, var):
+            if f.kind in ("block", "thread"):
+                raise ScheduleError(f"`{var}` is bound to {f.kind}s already: stage before that")
     if any(isinstance(s, Mma) for s in walk(kernel.body)):
         raise ScheduleError("tensor cores hold the sums already: stage before `tensorize_mma`")
     return replace(kernel, body=_search(kernel.body, list(loops), {}))
