@@ -415,9 +415,9 @@ def _uneven(body: Block, blocks: set[str]) -> bool:
     for s in walk(body):
         if isinstance(s, If) and has_threads((s,)):
             return True
-        if isinstance(s, For) and s.kind != "thread" and has_threads(s.body):
-            if variables(s.extent) & blocks:
-                return True
+        serial = isinstance(s, For) and s.kind != "thread" and has_threads(s.body)
+        if isinstance(s, For) and serial and variables(s.extent) & blocks:
+            return True
     return False
 
 
