@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from tilewright.errors import ScheduleError, TilewrightError
-from tilewright.loop.ir import Alloc, Block, For, If, Kernel
+from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel
 from tilewright.loop.owners import check_owners
 from tilewright.loop.passes.expand_math import expand_math
 from tilewright.loop.passes.specialize_tails import specialize_tails
@@ -22,6 +22,8 @@ from tilewright.schedule.trace import Trace, apply
 #: Scratch of a kernel may take this much stack, statements this many copies by unrolling.
 MAX_SCRATCH = 1 << 18
 MAX_STATEMENTS = 20_000
+#: Bytes of the widest vectors of any target.
+WIDEST = 64
 
 
 def finish(kernel: Kernel, trace: Trace) -> Kernel:
@@ -37,7 +39,7 @@ def admit(kernel: Kernel, trace: Trace) -> Kernel:
     try:
         made = specialize_tails(apply(kernel, trace))
         scratch = sum(
-            math.prod(s.buffer.shape) * s.buffer.dtype.bytes
+            _stack_bytes(s.buffer)
             for s in walk(made.body)
             if isinstance(s, Alloc) and s.buffer.space != "shared"
         )
@@ -55,6 +57,15 @@ def admit(kernel: Kernel, trace: Trace) -> Kernel:
     except (ArithmeticError, LookupError, TypeError, ValueError, AssertionError) as err:
         # arguments of steps are untrusted: wrong types surface inside primitives
         raise ScheduleError(f"malformed step ({type(err).__name__}: {err})") from None
+
+
+def _stack_bytes(buffer: Buffer) -> int:
+    """What scratch takes at the most: rows of whole vectors, of the widest there are."""
+    rows, last = buffer.shape[:-1], buffer.shape[-1:]
+    size = buffer.dtype.bytes
+    wide = WIDEST // size
+    row = 1 if last in ((), (1,)) else -(-last[0] // wide) * wide
+    return math.prod(rows) * row * size
 
 
 def statements(block: Block) -> int:
