@@ -157,16 +157,20 @@ def _parts(form: Ix, inner: Ranges) -> tuple[Ix, Ix]:
     return stays, moves
 
 
-def _within(index: Ix, extent: int, ranges: Ranges, together: bool) -> Ix:
-    """An index that stays inside the buffer; elements that are copied `together` must do so by themselves."""
-    low, high = bounds(index, ranges)
+def _within(first: Ix, offset: Ix, extents: tuple[int, int], ranges: Ranges, together: bool) -> Ix:
+    """first + offset, inside the buffer; `extents` of the buffer and of the part that is copied. Elements that are
+    copied `together` must stay inside by themselves."""
+    extent, held = extents
+    low, high = bounds(first, ranges)
     if low is None or low < 0 or high is None:
-        raise ScheduleError(f"the index {index} is not proved to be inside the buffer")
-    if high < extent:
-        return index
+        raise ScheduleError(f"the index {first} is not proved to be inside the buffer")
+    if high + held <= extent:
+        return first + offset
     if together:
-        raise ScheduleError(f"rows that reach over the end, to {high}, are copied one by one only")
-    return imin(extent - 1, index)
+        raise ScheduleError(
+            f"rows that reach over the end, to {high + held}, are copied one by one only"
+        )
+    return imin(extent - 1, first + offset)
 
 
 def _copy(
@@ -197,10 +201,11 @@ def _copy(
         i = simplify(i, ranges) if n > 1 else Ix(0)
         at.insert(0, i * width + ix(run) if d == last and width > 1 else i)
         inner *= n
-    known = {**around, **ranges, run: (0, width - 1)}
     source = tuple(
-        _within(b + low + i, n, known, d == last and width > 1)
-        for d, (b, low, i, n) in enumerate(zip(bases, lows, at, buffer.shape, strict=True))
+        _within(b + low, i, (n, held), around, d == last and width > 1)
+        for d, (b, low, i, n, held) in enumerate(
+            zip(bases, lows, at, buffer.shape, shared.shape, strict=True)
+        )
     )
     store = Store(shared.name, tuple(at), Load(buffer.name, source, buffer.dtype))
     each: Stmt = store if width == 1 else For(run, Ix(width), (store,), "unroll")
