@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from graph_helpers import Builder
 
-from tilewright.bench.survey import Row, _compare, agreement, markdown, survey
+from tilewright.bench.survey import Row, _compare, agreement, survey
 from tilewright.bench.verify import NOISE, is_noise
+from tilewright.bench.zoo import ZooError, fetch, zoo
 from tilewright.cli import main
+from tilewright.commands.survey import markdown
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -56,3 +58,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["survey", str(tmp_path)])
     assert end.value.code == 1
     assert "0 of 1 models agree" in capsys.readouterr().out
+
+
+def test_a_model_with_states_runs_on_from_each_run() -> None:
+    try:
+        fetch(zoo()["microwakeword_okay_nabu_int8"])
+    except ZooError as err:
+        pytest.skip(str(err))
+    row = survey("microwakeword_okay_nabu_int8", seeds=2)
+    assert (row.outcome, row.runs, row.states, row.units) == ("agrees", 100, 6, 0)

@@ -16,7 +16,7 @@ import multiprocessing
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -27,19 +27,17 @@ import numpy as np
 
 from tilewright import api
 from tilewright.bench.inputs import make_inputs
-from tilewright.bench.litert import Reference, litert_reference
 from tilewright.bench.verify import (
     MOST_STEPS,
     STATEFUL_RUNS,
     STEP_SHARE,
+    Verifier,
     is_noise,
-    onnxruntime_reference,
     relative_error,
 )
-from tilewright.bench.zoo import fetch, zoo
+from tilewright.bench.zoo import fetch, named
 from tilewright.errors import TilewrightError
-from tilewright.frontend.models import is_tflite, load_model
-from tilewright.graph import interp
+from tilewright.frontend.models import load_model
 from tilewright.graph.ir import Array, Graph
 
 
@@ -106,7 +104,7 @@ def _judged(
 
 
 def _judge(row: Row, target: str, shapes: dict[str, Any], seeds: int, tolerance: float) -> None:
-    known = zoo().get(row.model) if not Path(row.model).exists() else None
+    known = named(row.model)
     path = fetch(known) if known else Path(row.model)
     sizes = {**(known.shapes if known else {}), **shapes}
     graph = load_model(path, sizes)
@@ -118,33 +116,20 @@ def _judge(row: Row, target: str, shapes: dict[str, Any], seeds: int, tolerance:
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         api.write(model.program, Path(folder))
         row.artifact_bytes = next(Path(folder).glob("*.o")).stat().st_size
-    row.reference, reference = _reference(path, graph)
-    row.states = len(model.program.graph.states)
+    verifier = Verifier(path, model, tolerance, inside=False)
+    row.reference = verifier.reference_name
+    row.states = len(verifier.states)
     row.runs = max(seeds, STATEFUL_RUNS) if row.states else seeds
     units = {o: _unit(graph, o) for o in graph.outputs}
     for seed in range(row.runs):
         inputs = make_inputs(model.spec.inputs, graph, seed, known.given if known else None)
-        named = dict(zip((t.name for t in model.spec.inputs), inputs, strict=True))
-        theirs, _ = reference(named)
-        for t, a, b in zip(model.spec.outputs, model(*inputs), theirs, strict=False):
-            if not is_noise(graph, t.name, a, b):
+        turn = verifier.turn(inputs)
+        for t, a, b in zip(model.spec.outputs, turn.ours, turn.theirs, strict=True):
+            if not is_noise(turn.graph, t.name, a, b):
                 _compare(row, a, b, units.get(t.name))
     if row.error > tolerance or row.within_one < STEP_SHARE or row.units > MOST_STEPS:
         row.outcome = "differs"
         row.reason = f"see `tilewright verify {row.model}`"
-
-
-def _reference(path: Path, graph: Graph) -> tuple[str, Reference]:
-    if is_tflite(path):
-        name, found = "LiteRT", litert_reference(path, set())
-    else:
-        name, found = "ONNX Runtime", onnxruntime_reference(path, set())
-
-    def ours(inputs: Mapping[str, Array]) -> tuple[list[Array], dict[str, Array]]:
-        values = interp.run(graph, inputs)
-        return [values[o] for o in graph.outputs], {}
-
-    return ("NumPy interpreter", ours) if found is None else (name, found)
 
 
 def _unit(graph: Graph, output: str) -> float | None:
@@ -171,28 +156,6 @@ def _compare(row: Row, ours: Array, theirs: Array, unit: float | None) -> None:
         row.error = max(row.error, relative_error(ours, theirs))
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table of docs/models.md."""
-    head = (
-        "model",
-        "operators",
-        "compiled in",
-        "artifact",
-        "arena",
-        "against",
-        "inputs",
-        "agreement",
-    )
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for r in rows:
-        most = " ".join(f"{op}·{n}" if n > 1 else op for op, n in list(r.operators.items())[:5])
-        rest = f" and {len(r.operators) - 5} more" if len(r.operators) > 5 else ""
-        sizes = (f"{r.compile_seconds:.1f} s", _size(r.artifact_bytes), _size(r.arena_bytes))
-        cells = (r.model, most + rest, *sizes, r.reference, str(r.runs), agreement(r))
-        lines.append("| " + " | ".join(c.replace("|", "/") for c in cells) + " |")
-    return "\n".join(lines)
-
-
 def agreement(row: Row) -> str:
     """How far a model is from its reference, in a few words."""
     if row.outcome not in ("agrees", "differs"):
@@ -205,7 +168,3 @@ def agreement(row: Row) -> str:
     if row.states:
         parts.append("with state")
     return ", ".join(parts)
-
-
-def _size(n: int) -> str:
-    return f"{n / 1024:.1f} KB" if n < 1 << 20 else f"{n / (1 << 20):.2f} MB"

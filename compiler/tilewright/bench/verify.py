@@ -28,6 +28,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,28 @@ class Report:
         return all(o.ok for o in self.outputs) and not self.first_departure
 
 
-class Verifier:
-    """Verifies one compiled model on any number of inputs; the reference is prepared once."""
+class Turn:
+    """One run: inputs by name, outputs of ours and of the reference, and the reference's inner values."""
 
-    def __init__(self, source: Path | bytes, compiled: Compiled, tolerance: float) -> None:
+    def __init__(self, graph: Graph, inputs: Mapping[str, Array], ours: Sequence[Array]) -> None:
+        self.graph, self.inputs, self.ours = graph, inputs, ours
+        self.theirs: Sequence[Array] = ()
+        self.inner: Mapping[str, Array] = {}
+
+    @cached_property
+    def exact(self) -> list[Array]:
+        """What our interpreter gives for the same inputs."""
+        values = interp.run(self.graph, self.inputs)
+        return [values[n] for n in self.graph.outputs]
+
+
+class Verifier:
+    """Verifies one compiled model on any number of inputs; the reference is prepared once, to show inner values
+    unless only outputs count (`inside`)."""
+
+    def __init__(
+        self, source: Path | bytes, compiled: Compiled, tolerance: float, inside: bool = True
+    ) -> None:
         self.source = source
         self.compiled = compiled
         self.program = compiled.program
@@ -112,21 +131,12 @@ class Verifier:
         self.states = list(graph.states)
         self.held = [s.initial for s in self.states]
         self.theirs = list(self.held)
-        self.turn = 0
+        self.turns = 0
         self.stepwise = is_tflite(source)
-        if self.stepwise:
-            self.reference, self.reference_name = litert_reference(source, inner), "LiteRT"
-        else:
-            self.reference, self.reference_name = (
-                onnxruntime_reference(source, inner),
-                "ONNX Runtime",
-            )
-        if self.reference is None:
-            missing = "is not installed or lacks an operator"
-            self.reference_name = f"the NumPy interpreter ({self.reference_name} {missing})"
+        self.reference, self.reference_name = reference_of(source, inner if inside else set())
 
-    def verify(self, inputs: Sequence[Array]) -> Report:
-        """Run everything and compare; outputs must agree within tolerance x largest magnitude.
+    def turn(self, inputs: Sequence[Array]) -> Turn:
+        """Run everything.
 
         A model with states goes on from where the last call left it, in the reference as here, each from its
         own states; the values that `inputs` has for states are not used.
@@ -139,19 +149,27 @@ class Verifier:
         self.held = [ours[s.output] for s in self.states]
         named = dict(zip((t.name for t in program.inputs), inputs, strict=True))
         largest = [a.shape for a in inputs] == [t.type.shape for t in program.inputs]
-        graph = program.graph if largest else self._graph_at(named)
-        values = interp.run(graph, named)
-        exact = [values[n] for n in graph.outputs]
-        own = {
-            program.inputs[s.input].name: a for s, a in zip(self.states, self.theirs, strict=True)
-        }
-        theirs, inner = (
-            self.reference({**named, **own}) if self.reference else (exact, dict[str, Array]())
-        )
-        theirs = [*theirs, *exact[len(theirs) :]]  # LiteRT keeps its states to itself
-        self.theirs = [theirs[s.output] for s in self.states]
+        turn = Turn(program.graph if largest else self._graph_at(named), named, ours)
+        if self.reference is not None:
+            own = {
+                program.inputs[s.input].name: a
+                for s, a in zip(self.states, self.theirs, strict=True)
+            }
+            turn.theirs, turn.inner = self.reference({**named, **own})
+        if len(turn.theirs) < len(
+            ours
+        ):  # no reference, or LiteRT, which keeps its states to itself
+            turn.theirs = [*turn.theirs, *turn.exact[len(turn.theirs) :]]
+        self.theirs = [turn.theirs[s.output] for s in self.states]
+        return turn
+
+    def verify(self, inputs: Sequence[Array]) -> Report:
+        """Run everything and compare; outputs must agree within tolerance x largest magnitude. See `turn`."""
+        turn = self.turn(inputs)
+        graph = turn.graph
         report = Report(self.reference_name)
-        for t, a, b, e in zip(program.outputs, ours, theirs, exact, strict=True):
+        outputs = zip(self.program.outputs, turn.ours, turn.theirs, turn.exact, strict=True)
+        for t, a, b, e in outputs:
             error = relative_error(a, b)
             quiet = is_noise(graph, t.name, a, b)
             report.outputs.append(
@@ -160,9 +178,9 @@ class Verifier:
                     relative_error(b, e), error <= self.tolerance or quiet or self._near(a, b),
                 )
             )  # fmt: skip
-        if largest and self.turn < JUDGED_RUNS:
-            self._layers(inputs, inner, report)
-        self.turn += bool(self.states)
+        if graph is self.program.graph and self.turns < JUDGED_RUNS:
+            self._layers(list(turn.inputs.values()), turn.inner, report)
+        self.turns += bool(self.states)
         return report
 
     def amplification(self, inputs: Sequence[Array]) -> float:
@@ -328,6 +346,17 @@ def layer_error(a: Array, b: Array) -> float:
         near = np.abs(a.astype(int) - b.astype(int)).max(initial=0) <= 1
         return 0.0 if near else error
     return error
+
+
+def reference_of(source: Path | bytes, inner: set[str]) -> tuple[Reference | None, str]:
+    """Who runs a model of this format, and the name; None stands for our interpreter where that one cannot."""
+    if is_tflite(source):
+        found, name = litert_reference(source, inner), "LiteRT"
+    else:
+        found, name = onnxruntime_reference(source, inner), "ONNX Runtime"
+    if found is None:
+        name = f"the NumPy interpreter ({name} is not installed or lacks an operator)"
+    return found, name
 
 
 def onnxruntime_reference(source: Path | bytes, inner: set[str]) -> Reference | None:

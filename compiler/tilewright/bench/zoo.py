@@ -94,6 +94,11 @@ def zoo_model(name: str) -> ZooModel:
         raise ZooError(f"the zoo has no model `{name}`: see `tilewright models`") from None
 
 
+def named(name: str) -> ZooModel | None:
+    """The model of the zoo that a user means by `name`: None where there is a file of that name, or no such model."""
+    return None if Path(name).exists() else zoo().get(name)
+
+
 def suite(name: str) -> list[ZooModel]:
     """The models of a suite; `ZooError` for an unknown one."""
     found = [m for m in zoo().values() if name in m.suites]

@@ -7,9 +7,7 @@ it computes exactly that.
 
 from __future__ import annotations
 
-from math import prod
-
-from tilewright.codegen.addressing import Addressing
+from tilewright.codegen.addressing import Addressing, Slot
 from tilewright.codegen.dot_x86 import dot_bytes
 from tilewright.codegen.values import Value
 from tilewright.core.dtypes import I8, I32, U8, DType
@@ -89,10 +87,9 @@ def _per_lane(
     name, feature = _LANE_DOTS[(U8, I8) if mixed else (a.dtype, a.dtype)]
     if e.extent % 4 or vec.lanes % 4 or vec.active != vec.lanes or feature not in instructions:
         return None
-    step = coefficient(b.offset, vec.var)
-    if vec.var in variables(a.offset) or step != e.extent or at.lane_names(b.offset) != {vec.var}:
+    first = _first_lane(at, e, a, b, vec.var)
+    if first is None:
         return None
-    first = substitute(b.offset, {vec.var: Ix(0)})
     call = f"llvm.aarch64.neon.{name}.v4i32.v16i8"
     at.declare(f"declare <4 x i32> @{call}(<4 x i32>, <16 x i8>, <16 x i8>)")
     total = at.splat(c, vec.lanes).ssa
@@ -116,15 +113,12 @@ def _x86(
     assert vec is not None
     if e.extent != 4 or vec.lanes not in (4, 8, 16):
         return None
-    step = coefficient(b.offset, vec.var)
-    if vec.var in variables(a.offset) or step != 4 or at.lane_names(b.offset) != {vec.var}:
-        return None
-    first = substitute(b.offset, {vec.var: Ix(0)})
+    first = _first_lane(at, e, a, b, vec.var)
     slot = at.slots[b.buffer]
-    if vec.active != vec.lanes:  # lanes that do not count must have bytes to read all the same
-        _, top = bounds(first, at.scope.ranges)
-        if top is None or top + 4 * vec.lanes > prod(slot.buffer.shape):
-            return None
+    if first is None:
+        return None
+    if vec.active != vec.lanes and not _holds(at, slot, first, 4 * vec.lanes):
+        return None  # lanes that do not count must have bytes to read all the same
     words = f"<{vec.lanes} x i32>"
     own = at.op(f"load {words}, ptr {at.address(slot, first)}, align 1")
     shared = at.splat(Value(_word(at, a, 0), I32, 1), vec.lanes).ssa
@@ -133,15 +127,28 @@ def _x86(
     return Value(dot_bytes(at, total, shared, own, kinds, vec.lanes, vnni), I32, vec.lanes)
 
 
+def _first_lane(at: Addressing, e: Dot, a: _Run, b: _Run, var: str) -> Ix | None:
+    """Where the bytes of lane 0 begin, if lanes along `var` share `a` and have runs of `b` side by side."""
+    step = coefficient(b.offset, var)
+    if var in variables(a.offset) or step != e.extent or at.lane_names(b.offset) != {var}:
+        return None
+    return substitute(b.offset, {var: Ix(0)})
+
+
+def _holds(at: Addressing, slot: Slot, first: Ix, count: int) -> bool:
+    """Whether `count` bytes from `first` on are proved to lie in a buffer."""
+    _, top = bounds(first, at.scope.ranges)
+    end = sum((n - 1) * s for n, s in zip(slot.buffer.shape, slot.strides, strict=True))
+    return top is not None and top + count - 1 <= end
+
+
 def _shared_word(at: Addressing, run: _Run, k: int) -> str:
     """Bytes k .. k + 3 of an operand in all four lanes."""
     slot = at.slots[run.buffer]
     lane, rest = divmod((run.offset.const + k) % 16, 4)
     whole = run.offset + (k - 4 * lane)
     aligned = rest == 0 and all(factor % 16 == 0 for _, factor in whole.terms)
-    _, top = bounds(whole, at.scope.ranges)
-    end = sum((n - 1) * s for n, s in zip(slot.buffer.shape, slot.strides, strict=True))
-    if not aligned or top is None or top + 15 > end:
+    if not aligned or not _holds(at, slot, whole, 16):
         return at.splat(Value(_word(at, run, k), I32, 1), 4).ssa
     four = at.op(f"load <4 x i32>, ptr {at.address(slot, whole)}, align 1")
     picks = ", ".join([f"i32 {lane}"] * 4)

@@ -188,9 +188,7 @@ class Emitter(Addressing):
             self.scope.lanes[name] = value
 
     def alloc(self, buffer: Buffer) -> None:
-        shape = buffer.shape
-        if shape and shape[-1] > 1:  # whole vectors may be read and written in the last row
-            shape = (*shape[:-1], values.round_up(shape[-1], self.target.lanes(buffer.dtype.bytes)))
+        shape = values.scratch_shape(buffer.shape, self.target.lanes(buffer.dtype.bytes))
         strides: list[int] = []
         size = 1
         for n in reversed(shape):

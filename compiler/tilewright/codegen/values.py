@@ -54,6 +54,11 @@ def round_up(n: int, k: int) -> int:
     return -(-n // k) * k
 
 
+def scratch_shape(shape: tuple[int, ...], lanes: int) -> tuple[int, ...]:
+    """The shape of scratch as it lies on the stack: whole vectors may be read and written in the last row."""
+    return (*shape[:-1], round_up(shape[-1], lanes)) if shape and shape[-1] > 1 else shape
+
+
 def next_power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 

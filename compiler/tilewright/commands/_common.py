@@ -13,7 +13,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from tilewright.bench.zoo import fetch, zoo, zoo_model
+from tilewright.bench.zoo import fetch, named
 from tilewright.errors import ModelError
 
 if TYPE_CHECKING:  # commands that find their result in the cache import no compiler
@@ -106,16 +106,16 @@ def locate(name: str, shapes: Sequence[str] | None) -> tuple[Path, Shapes]:
     hold where no option says otherwise; what is neither is returned as a path, so that the importer
     says what is missing.
     """
-    path, given = Path(name), parse_shapes(shapes)
-    if path.exists() or name not in zoo():
-        return path, given
-    model = zoo_model(name)
+    model, given = named(name), parse_shapes(shapes)
+    if model is None:
+        return Path(name), given
     return fetch(model), {**model.shapes, **given}
 
 
 def known_values(name: str) -> dict[str, Any]:
     """Inputs that the zoo says a model must be given; nothing for other models."""
-    return zoo_model(name).given if name in zoo() and not Path(name).exists() else {}
+    model = named(name)
+    return model.given if model else {}
 
 
 def escape(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tilewright.bench.survey import Row, agreement, markdown, survey
+from tilewright.bench.survey import Row, agreement, survey
 from tilewright.bench.zoo import suite, zoo
 from tilewright.commands._common import TargetName, console, escape, parse_shapes, size
 
@@ -42,9 +42,7 @@ def command(
     lines: Annotated[
         Path | None, typer.Option("--json", help="write every row as a line of JSON")
     ] = None,
-    table: Annotated[
-        bool, typer.Option("--markdown", help="print the table of docs/models.md")
-    ] = False,
+    table: Annotated[bool, typer.Option("--markdown", help="print a table for documents")] = False,
 ) -> None:
     """Compile models, each in a process of its own, and compare outputs with ONNX Runtime or LiteRT;
     exit code 1 if one does not agree."""
@@ -77,6 +75,28 @@ def _names(given: list[str]) -> list[str]:
             raise typer.BadParameter(f"the folder {name} has no {' or '.join(_SUFFIXES)} files")
         out += [str(p) for p in found] or [name]
     return out
+
+
+def markdown(rows: list[Row]) -> str:
+    """The rows as a table for documents."""
+    head = (
+        "model",
+        "operators",
+        "compiled in",
+        "artifact",
+        "arena",
+        "against",
+        "inputs",
+        "agreement",
+    )
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for r in rows:
+        most = " ".join(f"{op}·{n}" if n > 1 else op for op, n in list(r.operators.items())[:5])
+        rest = f" and {len(r.operators) - 5} more" if len(r.operators) > 5 else ""
+        sizes = (f"{r.compile_seconds:.1f} s", size(r.artifact_bytes), size(r.arena_bytes))
+        cells = (r.model, most + rest, *sizes, r.reference, str(r.runs), agreement(r))
+        lines.append("| " + " | ".join(c.replace("|", "/") for c in cells) + " |")
+    return "\n".join(lines)
 
 
 def _print(rows: list[Row]) -> None:

@@ -241,6 +241,20 @@ def accesses(block: Block) -> Iterator[tuple[str, tuple[Ix, ...], bool]]:
             yield s.buffer, (*s.index, mma.ANY_HELD), True
 
 
+def loop_ranges(block: Block) -> Ranges:
+    """Values of all loop variables in a block, in any loop of that name; loops without a bound are left out."""
+    ranges: Ranges = {}
+    for s in walk(block):
+        if isinstance(s, For):
+            _, end = bounds(s.extent, ranges)
+            if end is not None:
+                _, most = ranges.get(s.var, (0, 0))
+                ranges[s.var] = (0, max(end - 1, most))
+        elif isinstance(s, Mma):
+            ranges.update(mma.ranges(s))
+    return ranges
+
+
 def simplify_block(block: Block, ranges: Ranges) -> Block:
     """Simplify all index forms and extents under the ranges of the enclosing loops.
 

@@ -399,10 +399,9 @@ class _Grid:
                 sides = []
                 for way, x in ((taken, a), (~taken, b)):
                     active = way if mask is None else way & mask
-                    if active.all() and mask is None:
-                        sides.append(go(x))
-                    else:
-                        sides.append(self.eval(x, env, refs, None if active.all() else active))
+                    whole = active.all()
+                    same = known if whole and mask is None else None
+                    sides.append(self.eval(x, env, refs, None if whole else active, same))
                 return np.where(taken, *sides)
             case Cast(a, dtype):
                 return values.cast(go(a), dtype)

@@ -12,7 +12,7 @@ from math import gcd
 from tilewright.core.index import Ix, bounds, variables
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import Alloc, Block, For, Kernel
-from tilewright.loop.rewrite import Ranges, accesses, walk
+from tilewright.loop.rewrite import Ranges, accesses, loop_ranges, walk
 
 
 def require_loop(kernel: Kernel, var: str) -> list[For]:
@@ -79,11 +79,7 @@ def meeting(kernel: Kernel, var: str) -> str | None:
     Blocks do not wait for each other, and each runs what is not bound to blocks. So other nests may neither touch
     what this one writes nor write what it touches, nor read what they write themselves.
     """
-    ranges: Ranges = {}
-    for s in walk(kernel.body):
-        if isinstance(s, For):
-            end = s.extent.const - 1 if s.extent.is_const else MANY
-            ranges[s.var] = (0, max(end, ranges.get(s.var, (0, 0))[1]))
+    ranges = loop_ranges(kernel.body)
     private = local_buffers(kernel.body)
     nests = [s for s in kernel.body if isinstance(s, For)]
     own = [s for s in nests if any(isinstance(x, For) and x.var == var for x in walk((s,)))]
@@ -101,10 +97,6 @@ def meeting(kernel: Kernel, var: str) -> str | None:
                 if b == buffer and (stores or st) and not _apart(index, at, ranges):
                     return f"`{buffer}` is written in another nest too, and blocks do not wait for each other"
     return None
-
-
-#: Stands for the end of a loop whose extent is not known.
-MANY = 1 << 40
 
 
 def _apart(a: tuple[Ix, ...], b: tuple[Ix, ...], ranges: Ranges) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+from tilewright.codegen.values import scratch_shape
 from tilewright.errors import ScheduleError, TilewrightError
 from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel
 from tilewright.loop.owners import check_owners
@@ -60,12 +61,9 @@ def admit(kernel: Kernel, trace: Trace) -> Kernel:
 
 
 def _stack_bytes(buffer: Buffer) -> int:
-    """What scratch takes at the most: rows of whole vectors, of the widest there are."""
-    rows, last = buffer.shape[:-1], buffer.shape[-1:]
+    """What scratch takes on any target."""
     size = buffer.dtype.bytes
-    wide = WIDEST // size
-    row = 1 if last in ((), (1,)) else -(-last[0] // wide) * wide
-    return math.prod(rows) * row * size
+    return math.prod(scratch_shape(buffer.shape, WIDEST // size)) * size
 
 
 def statements(block: Block) -> int:

@@ -252,10 +252,10 @@ def _gain(record: Record) -> str:
 
 def load_library(target: Target, folders: Sequence[Path] | None = None) -> Library:
     """Records for a target; shipped ones first, so that the user's own replace them."""
-    kin = [*([load_target(target.logs)] if target.logs else []), target]
+    kin = [load_target(target.logs)] if target.logs else []
     library = Library(target_hash(target), frozenset(map(target_hash, kin)))
     places = folders if folders is not None else (shipped_folder(), user_folder())
-    for one, folder in product(kin, places):
+    for one, folder in product((*kin, target), places):
         for record in read(folder, one.name, library.problems):
             library.add(record)
     return library

@@ -23,7 +23,6 @@ from math import prod
 
 from tilewright.core.index import Ix, bounds, imin, ix, simplify, variables
 from tilewright.errors import ScheduleError
-from tilewright.loop import mma
 from tilewright.loop.ir import (
     Alloc,
     Block,
@@ -33,7 +32,6 @@ from tilewright.loop.ir import (
     For,
     Kernel,
     Load,
-    Mma,
     Stmt,
     Store,
     dense,
@@ -44,6 +42,7 @@ from tilewright.loop.rewrite import (
     children,
     expressions,
     loads,
+    loop_ranges,
     map_block,
     map_loads,
     walk,
@@ -83,16 +82,11 @@ def share(
 
 
 def _ranges(body: Block) -> Ranges:
-    """Values of all variables of loops."""
-    ranges: Ranges = {}
+    """Values of all variables of loops, every one of which must be bounded."""
+    ranges = loop_ranges(body)
     for s in walk(body):
-        if isinstance(s, For):
-            _, hi = bounds(s.extent, ranges)
-            if hi is None:
-                raise ScheduleError(f"the extent of `{s.var}` has no bound")
-            ranges[s.var] = (0, max(hi - 1, 0))
-        elif isinstance(s, Mma):
-            ranges.update(mma.ranges(s))
+        if isinstance(s, For) and s.var not in ranges:
+            raise ScheduleError(f"the extent of `{s.var}` has no bound")
     return ranges
 
 

@@ -168,7 +168,7 @@ def _default_tiling(
     depth = max(1, math.prod(sums) if taps == 1 else sum(sums)) // (RUN if dots else 1)
     n = d.extent(cols)
     extents = [d.extent(v) for v in rows if d.has(v)]
-    by_lane = bool(dots) and "sdot" in target.dot and sums[-1] % BLOCK == 0
+    by_lane = _by_lane(dots, sums, target)
     tile = register_tile(math.prod(extents), n, depth, target, by_lane=by_lane)
     shape: tuple[int, ...] = ()
     if len(extents) == 2:
@@ -177,6 +177,11 @@ def _default_tiling(
     elif extents:
         shape = (min(tile.rows, extents[0]),)
     return Tiling(shape, tile.vectors, target.lanes(4), dots=dots)
+
+
+def _by_lane(dots: str, sums: Sequence[int], target: Target) -> bool:
+    """Whether dot products name shared words by their lane in a vector that was loaded whole."""
+    return bool(dots) and "sdot" in target.dot and sums[-1] % BLOCK == 0
 
 
 def _present(d: Draft, names: Sequence[str]) -> list[str]:
@@ -217,7 +222,7 @@ def contraction_space(
     start = _default_tiling(d, target, rows, cols, reduction, dots=dots)
     extents = [d.extent(v) for v in rows if d.has(v)]
     sums = [d.extent(v) for v in reduction if d.has(v)]
-    by_lane = bool(dots) and "sdot" in target.dot and sums[-1] % BLOCK == 0
+    by_lane = _by_lane(dots, sums, target)
     n, width = d.extent(cols), target.lanes(4)
     params: dict[str, tuple[Value, ...]] = {
         f"tile{i}": upto(e, *range(1, min(target.registers, e) + 1)) for i, e in enumerate(extents)
