@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tilewright.codegen import values
+from tilewright.codegen import values, x86
 from tilewright.codegen.addressing import Addressing, Slot, Vector
 from tilewright.codegen.dot import emit_dot
 from tilewright.codegen.lanes import lanes_are_private
@@ -414,12 +414,25 @@ class Emitter(Addressing):
                 return self.dot(e)
             case Select(cond, a, b):
                 return self.select(*self.align(self.eval(cond), self.eval(a), self.eval(b)))
-            case Cast(a, dtype):
-                return self.cast(self.eval(a), dtype)
+            case Cast():
+                return self.conversion(e)
             case Bitcast(a, dtype):
                 v = self.eval(a)
                 out = self.op(f"bitcast {v.type} {v.ssa} to {llvm_type(dtype, v.lanes)}")
                 return Value(out, dtype, v.lanes)
+
+    def conversion(self, e: Cast) -> Value:
+        if not self.target.is_x86:
+            return self.cast(self.eval(e.a), e.dtype)
+        product = x86.high_product(e)
+        if product is not None:
+            a, b = self.align(self.eval(product.a), self.eval(product.b))
+            if a.lanes >= 4:
+                return x86.emit_high_product(self, a, b, product.rounding, product.plus)
+        v = self.eval(e.a)
+        if x86.converts(v, e.dtype):
+            return x86.to_integer(self, v, e.dtype, x86.within(e.a, e.dtype))
+        return self.cast(v, e.dtype)
 
     def dot(self, e: Dot) -> Value:
         """By an instruction of the target where there is one, else product by product."""

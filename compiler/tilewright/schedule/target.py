@@ -103,9 +103,13 @@ class Target:
         return "cuda" if self.gpu else "mcu" if self.board else "simd"
 
     @property
+    def is_x86(self) -> bool:
+        return self.triple.startswith("x86_64")
+
+    @property
     def dots(self) -> tuple[str, ...]:
         """`dot`, and `madd` (products of 16-bit pairs), which every x86-64 with vectors has."""
-        return (*self.dot, "madd") if self.triple.startswith("x86_64") else self.dot
+        return (*self.dot, "madd") if self.is_x86 else self.dot
 
     @property
     def align(self) -> int:
