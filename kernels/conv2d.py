@@ -4,7 +4,7 @@ y[n, g*CO+co, oh, ow] = bias[g*CO+co] + sum over kh, kw, ci of
     x[n, g*CI+ci, oh*sh + kh*dh - top, ow*sw + kw*dw - left] * w[g*CO+co, ci, kh, kw]
 
 Indices outside the image read zeros (`pad_value`): the layout pass gives x a border, so nothing tests for
-edges. Bytes are summed in i32.
+edges. Bytes are summed in i32; with `raised`, signed pixels count as x + 128.
 One-dimensional convolutions import with a height of 1; those over more dims fold all but two of them.
 """
 
@@ -26,6 +26,7 @@ from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType
 from tilewright.graph.quantized import contraction
 from tilewright.loop.builder import KernelBuilder, add, cast, const, fma
 from tilewright.loop.ir import Kernel
+from tilewright.loop.raised import raised
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import convolution, convolution_space
@@ -51,6 +52,8 @@ def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]
     fits = x.rank == 4 and w.rank == 4 and total is not None and g >= 1
     if total is None or not fits or x.shape[1] != w.shape[1] * g or w.shape[0] % g:
         raise ModelError(f"`conv2d` of {x} with weights {w} in {g} groups: they do not fit")
+    if attrs.get("raised", False) and (x.dtype is not I8 or w.dtype is not I8):
+        raise ModelError(f"`conv2d` of {x} with weights {w}: only signed bytes can be raised")
     if bias is not None and bias != TensorType(total, (w.shape[0],)):
         raise ModelError(f"`conv2d`: bias {bias} is not {total}[{w.shape[0]}]")
     try:
@@ -71,6 +74,8 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     oh, ow = window.output(x.shape[2:])
     around = ((0, 0), (0, 0), (p[0], p[2]), (p[1], p[3]))
     padded = np.pad(x, around, constant_values=_pad_value(attrs))
+    if attrs.get("raised", False):
+        padded = padded.astype(np.int16) + 128
     s0, s1, s2, s3 = padded.strides
     windows = np.lib.stride_tricks.as_strided(
         padded,
@@ -113,6 +118,7 @@ def _lower(k: KernelBuilder, attrs: Attrs) -> None:
         ):
             pixel = x(n, g * ci_count + ci, oh * sh + kh * dh - top, ow * sw + kw * dw - left)
             weight = w(o, ci, kh, kw)
+            pixel = raised(pixel) if attrs.get("raised", False) else pixel
             k.set(acc, fma(cast(pixel, k.out_dtype), cast(weight, k.out_dtype), acc()))
         k.emit((n, o, oh, ow), acc() if bias is None else add(acc(), bias(o)))
 
@@ -296,6 +302,8 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
             yield Sample((x, w, bias), {**attrs, "pad_value": zero})
         wide = rng.integers(-255, 256, (5, ci, 3, 3)).astype(np.int16)
         yield Sample((x, wide, bias), {**attrs, "pad_value": zero})
+        if zero < 0:
+            yield Sample((x, w, bias), {**attrs, "pad_value": zero, "raised": True})
 
 
 OPERATORS = [
@@ -305,7 +313,7 @@ OPERATORS = [
         infer=_infer,
         reference=_reference,
         attrs={"strides": tuple, "pads": tuple, "dilations": tuple, "group": int},
-        optional_attrs={"pad_value": int},
+        optional_attrs={"pad_value": int, "raised": bool},
         lower=_lower,
         schedule=_schedule,
         space=convolution_space,

@@ -1,6 +1,6 @@
 """Matrix product: C[.., m, n] = bias[.., m, n] + sum over k of A[.., m, k] * B[.., k, n].
 
-Batch dims and the bias broadcast as in NumPy; bytes are summed in i32.
+Batch dims and the bias broadcast as in NumPy; bytes are summed in i32; with `raised`, A of signed bytes counts as A + 128.
 ONNX MatMul and Gemm become this operator; transposes are separate nodes that fold into constants.
 """
 
@@ -19,6 +19,7 @@ from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.graph.quantized import IntegerForm, contraction
 from tilewright.loop.builder import KernelBuilder, Reader, add, cast, const, fma
 from tilewright.loop.ir import Kernel
+from tilewright.loop.raised import raised
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import product, product_space
@@ -29,6 +30,8 @@ def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]
     a, b, bias = (*types, None)[:3]
     assert a is not None and b is not None
     total = sum_of_products(a.dtype, b.dtype)
+    if attrs.get("raised", False) and (a.dtype is not I8 or b.dtype is not I8):
+        raise ModelError(f"`matmul` of {a} and {b}: only signed bytes can be raised")
     if total is None:
         raise ModelError(f"`matmul` of {a} and {b}: two tensors of one number type are wanted")
     if a.rank < 2 or b.rank < 2 or a.shape[-1] != b.shape[-2]:
@@ -53,7 +56,8 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     a, b, bias = (*inputs, None)[:3]
     total = a.dtype if a.dtype.itemsize > 1 else np.dtype(np.int32)
     wide = np.float64 if a.dtype.kind == "f" else total
-    y = np.matmul(a.astype(wide), b.astype(wide))
+    left = a.astype(wide)
+    y = np.matmul(left + 128 if attrs.get("raised", False) else left, b.astype(wide))
     return [np.asarray(y if bias is None else y + bias).astype(total)]
 
 
@@ -67,7 +71,8 @@ def _lower(k: KernelBuilder, attrs: Attrs) -> None:
         acc = k.local("acc", k.out_dtype)
         k.set(acc, const(0, k.out_dtype))
         with k.loop("k", a.shape[-1]) as kk:
-            left = cast(_at(a, batch, m, kk), k.out_dtype)
+            left = _at(a, batch, m, kk)
+            left = cast(raised(left) if attrs.get("raised", False) else left, k.out_dtype)
             k.set(acc, fma(left, cast(_at(b, batch, kk, n), k.out_dtype), acc()))
         value = acc() if bias is None else add(acc(), bias.broadcast((*batch, m, n)))
         k.emit((*batch, m, n), value)
@@ -240,6 +245,7 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         a = rng.integers(-128, 128, (m, kk)).astype(np.int8)
         b = rng.integers(-128, 128, (kk, n)).astype(np.int8)
         yield Sample((a, b, rng.integers(-999, 999, n).astype(np.int32)))
+        yield Sample((a, b), {"raised": True})
         yield Sample((a, rng.integers(-255, 256, (kk, n)).astype(np.int16)))
 
 
@@ -250,6 +256,7 @@ OPERATORS = [
         infer=_infer,
         reference=_reference,
         lower=_lower,
+        optional_attrs={"raised": bool},
         schedule=_schedule,
         space=product_space,
         wishes=_wishes,

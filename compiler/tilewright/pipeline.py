@@ -25,6 +25,7 @@ from tilewright.graph.ir import Graph, Node
 from tilewright.graph.layout import Placement, assign_layouts
 from tilewright.graph.passes import PASSES, optimize
 from tilewright.graph.passes.choose_variants import Chooser, choose_variants
+from tilewright.graph.passes.raise_bytes import raise_bytes
 from tilewright.graph.plan import Allocation, MemoryPlan, plan_memory
 from tilewright.graph.text import to_text as graph_text
 from tilewright.graph.verify import verify as verify_graph
@@ -88,7 +89,7 @@ def build(
         made = _Assembler(title, machine, place, groups, known, progress, dump, opened).run()
         return replace(made, winograd=winograd)
     graph = _imported(source, request.at({}), progress, notify, dump)
-    place, groups = _grouped(graph, choose, progress, dump, without)
+    place, groups = _grouped(graph, machine, choose, progress, dump, without)
     assembler = _Assembler(name or graph.name, machine, place, groups, known, progress, dump)
     assembler.reuse = "memory" not in without
     return replace(assembler.run(), winograd=winograd)
@@ -98,7 +99,7 @@ def stages() -> tuple[str, ...]:
     """Stages that change no result and may be left out: passes by name, the variants of operators, views
     without copies, fusion, memory that several values share."""
     passes = dict.fromkeys(p.__name__ for p in PASSES)
-    return (*passes, "variants", "views", "fuse", "memory")
+    return (*passes, "variants", "raise_bytes", "views", "fuse", "memory")
 
 
 def survey(
@@ -116,7 +117,8 @@ def survey(
         opened = _opened(source, request, machine, known.chooser(machine))
         place, groups = opened.place, opened.groups
     else:
-        place, groups = _grouped(_imported(source, request.at({})), known.chooser(machine))
+        graph = _imported(source, request.at({}))
+        place, groups = _grouped(graph, machine, known.chooser(machine))
     assembler = _Assembler(
         place.graph.name, machine, place, groups, known, lambda stage, done: None, None, opened
     )
@@ -199,7 +201,7 @@ def _opened(
             notify if first else lambda m: None,
             dump if first else None,
         )
-        out = choose_variants(optimize(graph), choose)
+        out = _for_target(optimize(graph), target, choose)
         verify_graph(out)
         return out
 
@@ -210,8 +212,20 @@ def _opened(
     return opened
 
 
+def _for_target(
+    graph: Graph, target: Target, variants: Chooser, without: Set[str] = frozenset()
+) -> Graph:
+    """The graph as the target computes it best."""
+    if "variants" not in without:
+        graph = choose_variants(graph, variants)
+    if target.unsigned_by_signed and "raise_bytes" not in without:
+        graph = raise_bytes(graph)
+    return graph
+
+
 def _grouped(
     graph: Graph,
+    target: Target,
     variants: Chooser,
     progress: Progress = lambda stage, fraction: None,
     dump: Path | None = None,
@@ -220,8 +234,7 @@ def _grouped(
     """The optimised graph with memory orders, and what becomes one kernel each."""
     progress("optimise", 0.0)
     optimised = optimize(graph, tuple(p for p in PASSES if p.__name__ not in without))
-    if "variants" not in without:
-        optimised = choose_variants(optimised, variants)
+    optimised = _for_target(optimised, target, variants, without)
     verify_graph(optimised)
     _dump(dump, "2_optimised.graph", lambda: graph_text(optimised))
     progress("layout", 0.0)

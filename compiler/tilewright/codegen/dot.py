@@ -8,11 +8,12 @@ it computes exactly that.
 from __future__ import annotations
 
 from tilewright.codegen.addressing import Addressing, Slot
-from tilewright.codegen.dot_x86 import dot_bytes
+from tilewright.codegen.dot_x86 import TOP_BITS, dot_bytes
 from tilewright.codegen.values import Value
 from tilewright.core.dtypes import I8, I32, U8, DType
 from tilewright.core.index import Ix, bounds, coefficient, substitute, variables
-from tilewright.loop.ir import Cast, Dot, Expr, Load
+from tilewright.loop.ir import Dot, Expr
+from tilewright.loop.raised import shared_byte
 
 
 def emit_dot(at: Addressing, e: Dot, c: Value, instructions: tuple[str, ...]) -> Value | None:
@@ -22,6 +23,8 @@ def emit_dot(at: Addressing, e: Dot, c: Value, instructions: tuple[str, ...]) ->
         return None
     if at.vector is not None and "madd" in instructions:
         return _x86(at, e, a, b, c, instructions)
+    if a.raised or b.raised:
+        return None  # the others multiply signed bytes
     if at.vector is not None:
         return _per_lane(at, e, a, b, c, instructions)
     if "mve" in instructions and e.extent in (4, 8, 16):
@@ -36,18 +39,20 @@ def emit_dot(at: Addressing, e: Dot, c: Value, instructions: tuple[str, ...]) ->
 class _Run:
     """Consecutive bytes of a buffer: address form of the first, and how they widen."""
 
-    def __init__(self, buffer: str, offset: Ix, dtype: DType) -> None:
-        self.buffer, self.offset, self.dtype = buffer, offset, dtype
+    def __init__(self, buffer: str, offset: Ix, dtype: DType, raised: bool) -> None:
+        self.buffer, self.offset, self.dtype, self.raised = buffer, offset, dtype, raised
 
 
 def _bytes(at: Addressing, e: Expr, var: str) -> _Run | None:
     """An operand that reads consecutive bytes as `var` counts up; None if it is anything else."""
-    match e:
-        case Cast(Load(buffer, index, dtype), to) if to is I32 and dtype in (I8, U8):
-            offset = at.offset(at.slots[buffer], index)
-            if coefficient(offset, var) == 1:
-                return _Run(buffer, substitute(offset, {var: Ix(0)}), dtype)
-    return None
+    found = shared_byte(e)
+    if found is None or e.dtype is not I32 or found[0].dtype not in (I8, U8):
+        return None
+    load, raised = found
+    offset = at.offset(at.slots[load.buffer], load.index)
+    if coefficient(offset, var) != 1:
+        return None
+    return _Run(load.buffer, substitute(offset, {var: Ix(0)}), load.dtype, raised)
 
 
 # ---------------------------------------------------------------- CUDA: four products of two words
@@ -111,7 +116,7 @@ def _x86(
     """Four bytes that all lanes share times four bytes of each lane, which lie side by side."""
     vec = at.vector
     assert vec is not None
-    if e.extent != 4 or vec.lanes not in (4, 8, 16):
+    if e.extent != 4 or vec.lanes not in (4, 8, 16) or b.raised:
         return None
     first = _first_lane(at, e, a, b, vec.var)
     slot = at.slots[b.buffer]
@@ -121,8 +126,11 @@ def _x86(
         return None  # lanes that do not count must have bytes to read all the same
     words = f"<{vec.lanes} x i32>"
     own = at.op(f"load {words}, ptr {at.address(slot, first)}, align 1")
-    shared = at.splat(Value(_word(at, a, 0), I32, 1), vec.lanes).ssa
-    total, kinds = at.splat(c, vec.lanes).ssa, (a.dtype, b.dtype)
+    word = _word(at, a, 0)
+    if a.raised:
+        word = at.op(f"xor i32 {word}, {TOP_BITS}")
+    shared = at.splat(Value(word, I32, 1), vec.lanes).ssa
+    total, kinds = at.splat(c, vec.lanes).ssa, (U8 if a.raised else a.dtype, b.dtype)
     vnni = "vnni" in instructions
     return Value(dot_bytes(at, total, shared, own, kinds, vec.lanes, vnni), I32, vec.lanes)
 

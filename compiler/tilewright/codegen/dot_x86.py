@@ -16,7 +16,8 @@ from tilewright.codegen.addressing import Addressing
 from tilewright.core.dtypes import I8, U8, DType
 
 _MADD = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}
-_FLIP = "i32 -2139062144"  # 0x80808080
+#: 0x80808080: flipped, these bits make signed bytes unsigned ones, greater by 128.
+TOP_BITS = -2139062144
 
 
 def dot_bytes(
@@ -56,7 +57,7 @@ def _vnni(
         return add(total, own, shared)
     if kinds == (U8, I8):
         return add(total, shared, own)
-    flips = f"<{', '.join([_FLIP] * lanes)}>"
+    flips = f"<{', '.join([f'i32 {TOP_BITS}'] * lanes)}>"
     more = add("zeroinitializer", flips, own)
     raised = at.op(f"xor {words} {shared}, {flips}")
     return at.op(f"sub {words} {add(total, raised, own)}, {more}")

@@ -107,6 +107,11 @@ class Target:
         return self.triple.startswith("x86_64")
 
     @property
+    def unsigned_by_signed(self) -> bool:
+        """Whether its dot products multiply unsigned by signed bytes, and no other ones."""
+        return "vnni" in self.dot
+
+    @property
     def dots(self) -> tuple[str, ...]:
         """`dot`, and `madd` (products of 16-bit pairs), which every x86-64 with vectors has."""
         return (*self.dot, "madd") if self.is_x86 else self.dot

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from tilewright.core.index import ix
 from tilewright.loop.ir import Cast, Fma, Kernel, Load
+from tilewright.loop.raised import shared_byte
 from tilewright.loop.rewrite import expressions
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.draft import Draft, buffers, stride
@@ -40,8 +41,13 @@ def dot_loop(
     var = sums[-1]
     for e in expressions(kernel.body):
         match e:
-            case Fma(Cast(Load() as a, _), Cast(Load() as b, _), _) if b.buffer == weights[0]:
-                names = _INSTRUCTIONS.get(frozenset({a.dtype.name, b.dtype.name}), set[str]())
+            case Fma(left, Cast(Load() as b, _), _) if b.buffer == weights[0]:
+                a, raised = shared_byte(left) or (None, False)
+                if a is None:
+                    continue
+                kind = "u8" if raised else a.dtype.name
+                names = _INSTRUCTIONS.get(frozenset({kind, b.dtype.name}), set[str]())
+                names = names - {"usdot"} if raised else names
                 along = stride(buffers(kernel)[a.buffer], a.index, var)
                 last = b.index[weights[2][-1]] if weights[2] else None
                 some = not names.isdisjoint(target.dots)
