@@ -3,7 +3,7 @@
 y[n, g*CO+co, oh, ow] = bias[g*CO+co] + sum over kh, kw, ci of
     x[n, g*CI+ci, oh*sh + kh*dh - top, ow*sw + kw*dw - left] * w[g*CO+co, ci, kh, kw]
 
-Indices outside the image read zeros (`pad_value`): the layout pass gives x a border, so nothing tests for
+Indices outside the image, or in one of `more_channels`, read zeros (`pad_value`): the layout pass gives x a border, so nothing tests for
 edges. Bytes are summed in i32; with `raised`, signed pixels count as x + 128.
 One-dimensional convolutions import with a height of 1; those over more dims fold all but two of them.
 """
@@ -44,13 +44,20 @@ def _pad_value(attrs: Attrs) -> int:
     return integer(attrs, "pad_value") if "pad_value" in attrs else 0
 
 
+def _more_channels(attrs: Attrs) -> int:
+    """Channels of the weights beyond those of the image, which read `pad_value`."""
+    return integer(attrs, "more_channels") if "more_channels" in attrs else 0
+
+
 def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]:
     x, w, bias = (*types, None)[:3]
     assert x is not None and w is not None
     g = _group(attrs)
     total = sum_of_products(x.dtype, w.dtype)
     fits = x.rank == 4 and w.rank == 4 and total is not None and g >= 1
-    if total is None or not fits or x.shape[1] != w.shape[1] * g or w.shape[0] % g:
+    more = _more_channels(attrs)
+    fits = fits and more >= 0 and (g == 1 or not more)
+    if total is None or not fits or x.shape[1] + more != w.shape[1] * g or w.shape[0] % g:
         raise ModelError(f"`conv2d` of {x} with weights {w} in {g} groups: they do not fit")
     if attrs.get("raised", False) and (x.dtype is not I8 or w.dtype is not I8):
         raise ModelError(f"`conv2d` of {x} with weights {w}: only signed bytes can be raised")
@@ -72,7 +79,7 @@ def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
     window, g = window_of(attrs, (kh, kw)), _group(attrs)
     (sh, sw), (dh, dw), p = window.strides, window.dilations, window.pads
     oh, ow = window.output(x.shape[2:])
-    around = ((0, 0), (0, 0), (p[0], p[2]), (p[1], p[3]))
+    around = ((0, 0), (0, _more_channels(attrs)), (p[0], p[2]), (p[1], p[3]))
     padded = np.pad(x, around, constant_values=_pad_value(attrs))
     if attrs.get("raised", False):
         padded = padded.astype(np.int16) + 128
@@ -132,7 +139,7 @@ def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
     x, w = types[0], types[1]
     assert x is not None and w is not None
     border = window_of(attrs, w.shape[2:]).border(x.shape[2:])
-    halo = ((0, 0), (0, 0), *border)
+    halo = ((0, 0), (0, _more_channels(attrs)), *border)
     return LayoutWish(
         orders={0: (0, 2, 3, 1)}, halos={0: halo}, fill=_pad_value(attrs), out_order=(0, 2, 3, 1)
     )
@@ -145,7 +152,7 @@ def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
 def _depth(types: Sequence[TensorType | None], attrs: Attrs) -> int:
     w = types[1]
     assert w is not None
-    return w.shape[1] * w.shape[2] * w.shape[3]
+    return (w.shape[1] - _more_channels(attrs)) * w.shape[2] * w.shape[3]
 
 
 # ---------------------------------------------------------------- importer
@@ -304,6 +311,8 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         yield Sample((x, wide, bias), {**attrs, "pad_value": zero})
         if zero < 0:
             yield Sample((x, w, bias), {**attrs, "pad_value": zero, "raised": True})
+            less: dict[str, AttrValue] = {**attrs, "pad_value": zero, "more_channels": 1}
+            yield Sample((x[:, :-1].copy(), w, bias), less)
 
 
 OPERATORS = [
@@ -313,7 +322,7 @@ OPERATORS = [
         infer=_infer,
         reference=_reference,
         attrs={"strides": tuple, "pads": tuple, "dilations": tuple, "group": int},
-        optional_attrs={"pad_value": int, "raised": bool},
+        optional_attrs={"pad_value": int, "raised": bool, "more_channels": int},
         lower=_lower,
         schedule=_schedule,
         space=convolution_space,

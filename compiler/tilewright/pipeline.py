@@ -25,6 +25,7 @@ from tilewright.graph.ir import Graph, Node
 from tilewright.graph.layout import Placement, assign_layouts
 from tilewright.graph.passes import PASSES, optimize
 from tilewright.graph.passes.choose_variants import Chooser, choose_variants
+from tilewright.graph.passes.pad_channels import pad_channels
 from tilewright.graph.passes.raise_bytes import raise_bytes
 from tilewright.graph.plan import Allocation, MemoryPlan, plan_memory
 from tilewright.graph.text import to_text as graph_text
@@ -37,6 +38,7 @@ from tilewright.lower import Argument, Lowered, fingerprint, lower_fill, lower_g
 from tilewright.program import Program, Step, Tensor
 from tilewright.registry import operator
 from tilewright.schedule.target import Target, load_target, target_names
+from tilewright.schedule.templates.dots import has_dot
 from tilewright.schedule.trace import Trace
 from tilewright.threads import threads_that_pay
 from tilewright.tune.library import Decision, Library, load_library, reapplied
@@ -99,7 +101,7 @@ def stages() -> tuple[str, ...]:
     """Stages that change no result and may be left out: passes by name, the variants of operators, views
     without copies, fusion, memory that several values share."""
     passes = dict.fromkeys(p.__name__ for p in PASSES)
-    return (*passes, "variants", "raise_bytes", "views", "fuse", "memory")
+    return (*passes, "variants", "pad_channels", "raise_bytes", "views", "fuse", "memory")
 
 
 def survey(
@@ -218,6 +220,8 @@ def _for_target(
     """The graph as the target computes it best."""
     if "variants" not in without:
         graph = choose_variants(graph, variants)
+    if "pad_channels" not in without:
+        graph = pad_channels(graph, lambda x, w: has_dot(x, w, target))
     if target.unsigned_by_signed and "raise_bytes" not in without:
         graph = raise_bytes(graph)
     return graph

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tilewright.core.dtypes import DType
 from tilewright.core.index import ix
 from tilewright.loop.ir import Cast, Fma, Kernel, Load
 from tilewright.loop.raised import shared_byte
@@ -27,6 +28,12 @@ _INSTRUCTIONS = {
     frozenset({"u8"}): {"sdot", "madd"},  # udot comes with sdot
     frozenset({"i8", "u8"}): {"usdot", "vnni", "madd"},
 }
+
+
+def has_dot(x: DType, w: DType, target: Target) -> bool:
+    """Whether vectors of the target add up products of such bytes, four to a lane."""
+    names = _INSTRUCTIONS.get(frozenset({x.name, w.name}), set[str]())
+    return target.family == "simd" and not names.isdisjoint(target.dots)
 
 
 def dot_loop(
