@@ -227,6 +227,8 @@ class _Machine:
                     wide = (ea + abs(r) * eb) / room if room > 0 else _INF
                 return self.rounded(r, wide, dtype)
             case "min" | "max":
+                if r == 0 and a == b and np.signbit(a) != np.signbit(b):
+                    return r, SMALLEST  # either zero may come
                 return r, (_INF if ea or eb else 0.0) if math.isnan(r) else max(ea, eb)
             case "pow" if not ea and not eb:
                 return self.rounded(r, SMALLEST, dtype, MAX_ULP["pow"] + 0.5)
