@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tilewright.adapt import ADAPTATIONS, adapt
 from tilewright.codegen.kernel import parallel_extent
 from tilewright.codegen.llvm import runs_here
 from tilewright.codegen.module import Place
@@ -24,9 +25,7 @@ from tilewright.graph.fuse import Group, fuse
 from tilewright.graph.ir import Graph, Node
 from tilewright.graph.layout import Placement, assign_layouts
 from tilewright.graph.passes import PASSES, optimize
-from tilewright.graph.passes.choose_variants import Chooser, choose_variants
-from tilewright.graph.passes.pad_channels import pad_channels
-from tilewright.graph.passes.raise_bytes import raise_bytes
+from tilewright.graph.passes.choose_variants import Chooser
 from tilewright.graph.plan import Allocation, MemoryPlan, plan_memory
 from tilewright.graph.text import to_text as graph_text
 from tilewright.graph.verify import verify as verify_graph
@@ -38,7 +37,6 @@ from tilewright.lower import Argument, Lowered, fingerprint, lower_fill, lower_g
 from tilewright.program import Program, Step, Tensor
 from tilewright.registry import operator
 from tilewright.schedule.target import Target, load_target, target_names
-from tilewright.schedule.templates.dots import has_dot
 from tilewright.schedule.trace import Trace
 from tilewright.threads import threads_that_pay
 from tilewright.tune.library import Decision, Library, load_library, reapplied
@@ -101,7 +99,7 @@ def stages() -> tuple[str, ...]:
     """Stages that change no result and may be left out: passes by name, the variants of operators, views
     without copies, fusion, memory that several values share."""
     passes = dict.fromkeys(p.__name__ for p in PASSES)
-    return (*passes, "variants", "pad_channels", "raise_bytes", "views", "fuse", "memory")
+    return (*passes, *ADAPTATIONS, "views", "fuse", "memory")
 
 
 def survey(
@@ -203,7 +201,7 @@ def _opened(
             notify if first else lambda m: None,
             dump if first else None,
         )
-        out = _for_target(optimize(graph), target, choose)
+        out = adapt(optimize(graph), target, choose)
         verify_graph(out)
         return out
 
@@ -212,19 +210,6 @@ def _opened(
     _dump(dump, "2_optimised.graph", lambda: graph_text(opened.place.graph))
     _dump(dump, "3_groups.txt", lambda: _groups_text(opened.place, opened.groups))
     return opened
-
-
-def _for_target(
-    graph: Graph, target: Target, variants: Chooser, without: Set[str] = frozenset()
-) -> Graph:
-    """The graph as the target computes it best."""
-    if "variants" not in without:
-        graph = choose_variants(graph, variants)
-    if "pad_channels" not in without:
-        graph = pad_channels(graph, lambda x, w: has_dot(x, w, target))
-    if target.unsigned_by_signed and "raise_bytes" not in without:
-        graph = raise_bytes(graph)
-    return graph
 
 
 def _grouped(
@@ -238,7 +223,7 @@ def _grouped(
     """The optimised graph with memory orders, and what becomes one kernel each."""
     progress("optimise", 0.0)
     optimised = optimize(graph, tuple(p for p in PASSES if p.__name__ not in without))
-    optimised = _for_target(optimised, target, variants, without)
+    optimised = adapt(optimised, target, variants, without)
     verify_graph(optimised)
     _dump(dump, "2_optimised.graph", lambda: graph_text(optimised))
     progress("layout", 0.0)

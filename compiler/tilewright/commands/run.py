@@ -33,6 +33,7 @@ from tilewright.device.board_model import BoardModel
 from tilewright.device.gpu_model import GpuModel
 from tilewright.device.linux_model import RemoteModel
 from tilewright.errors import ModelError
+from tilewright.runtime.binding import woven
 from tilewright.runtime.model import Array, Model
 
 NAME = "run"
@@ -141,7 +142,9 @@ def _show(compiled: Model, results: list[Array], output: Path | None) -> None:
 def _profile(compiled: api.CompiledModel, arrays: list[Array]) -> None:
     """Least time of every step on one thread, against the machine's measured roofline."""
     session = compiled.session()
-    session.set_inputs(arrays)
+    spec = compiled.spec
+    first = {s.input: a for s, a in zip(spec.states, spec.initial(), strict=True)}
+    session.set_inputs(woven(arrays, first))
     session.run()
     steps = compiled.program.steps
     times = [float("inf")] * len(steps)

@@ -10,7 +10,6 @@ A call costs about two microseconds of Python; `bind` takes that down to the for
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tilewright.runtime.binding import Binding, Context, Entry, Held, aligned_bytes, kind_of
 from tilewright.runtime.spec import (
     ARENA_ALIGN,
     OpenDim,
@@ -46,39 +46,11 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
-#: int32_t entry(inputs, outputs, arena, *trailing), all of them addresses; 0 means success.
-Entry = Callable[..., int]
 #: Writes the model as an artifact into a directory.
 Save = Callable[[Path], object]
 
 
-def aligned_bytes(size: int, align: int = ARENA_ALIGN) -> Array:
-    """Bytes of any content whose address is a multiple of `align`."""
-    raw = np.empty(size + align, np.uint8)
-    shift = -raw.ctypes.data % align
-    return raw[shift : shift + size]
-
-
 _ndarray, _empty = np.ndarray, np.empty
-
-
-class _Context:
-    """What one running call needs for itself: arena, pointer arrays, the entry's arguments."""
-
-    __slots__ = ("arena", "arguments", "inputs", "outputs")
-
-    def __init__(self, spec: Spec, trailing: tuple[int | None, ...]) -> None:
-        self.arena = aligned_bytes(max(spec.arena_bytes, ARENA_ALIGN))
-        self.inputs = (
-            ctypes.c_void_p * (len(spec.inputs) + 1)
-        )()  # sizes come last, where there are any
-        self.outputs = (ctypes.c_void_p * max(len(spec.outputs), 1))()
-        self.arguments = (
-            ctypes.addressof(self.inputs),
-            ctypes.addressof(self.outputs),
-            self.arena.ctypes.data,
-            *trailing,
-        )
 
 
 class Model:
@@ -105,8 +77,7 @@ class Model:
         self.spec = spec
         self.inputs = spec.free_inputs
         self.outputs = spec.free_outputs
-        self._states = spec.initial()
-        self._turn = threading.Lock()
+        self._held = Held(spec)
         self._entry = entry
         self._keep = keep
         self._trailing = trailing
@@ -115,7 +86,7 @@ class Model:
         self._make = [(t.shape, np.dtype(t.dtype)) for t in spec.outputs]
         self._index = {t.name: i for i, t in enumerate(self.inputs)}
         # list.pop and list.append are atomic: the idle contexts need no lock.
-        self._idle = [_Context(spec, trailing)]
+        self._idle = [Context(spec, trailing)]
         self._bound: Binding | None = None
 
     @property
@@ -148,20 +119,20 @@ class Model:
 
     def reset(self) -> None:
         """Start anew: the next call is the first one. Does nothing to a model without states."""
-        with self._turn:
-            self._states = self.spec.initial()
+        with self._held.turn:
+            self._held.values = self.spec.initial()
 
     def _stateful(self, args: Sequence[Any]) -> list[Array]:
         """Run with the states that the last call left, and keep those of this one."""
         states = self.spec.states
-        with self._turn:
+        with self._held.turn:
             arrays = list(args)
             for s, value in sorted(
-                zip(states, self._states, strict=True), key=lambda p: p[0].input
+                zip(states, self._held.values, strict=True), key=lambda p: p[0].input
             ):
                 arrays.insert(s.input, value)
             results = self.explicit(*arrays)
-            self._states = [results[s.output] for s in states]
+            self._held.values = [results[s.output] for s in states]
         kept = {s.output for s in states}
         return [r for i, r in enumerate(results) if i not in kept]
 
@@ -174,7 +145,7 @@ class Model:
         try:
             context = self._idle.pop()
         except IndexError:  # as many calls are running as never before
-            context = _Context(self.spec, self._trailing)
+            context = Context(self.spec, self._trailing)
         try:
             alive: list[Array] = []  # copies made here must outlive the call
             pointers = context.inputs
@@ -213,7 +184,7 @@ class Model:
         try:
             context = self._idle.pop()
         except IndexError:
-            context = _Context(spec, self._trailing)
+            context = Context(spec, self._trailing)
         try:
             for i, a in enumerate(laid):
                 context.inputs[i] = a.ctypes.data
@@ -233,9 +204,12 @@ class Model:
         """Fix the arrays once; calling the result runs the model on what they hold then.
 
         Raises `ValueError` unless all arrays have the exact shape and dtype and are C-contiguous,
-        outputs are writable, and no output shares memory with another array.
+        outputs are writable, and no output shares memory with another array. States are not among them:
+        they go on from the model's, and stay with it.
         """
-        return Binding(self, tuple(inputs), tuple(outputs))
+        return Binding(
+            self.spec, self._entry, self._trailing, self._held, tuple(inputs), tuple(outputs)
+        )
 
     def run_into(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """Run from and into given arrays (as `bind` wants them): nothing is allocated or copied.
@@ -282,57 +256,6 @@ class Model:
         return f"<tilewright model {self.name} for {self.spec.target}: ({ins}) -> ({outs})>"
 
 
-class Binding:
-    """A model with fixed arrays: call it to run. Made by `Model.bind`.
-
-    It keeps the arrays alive; calls from several threads take turns.
-    """
-
-    def __init__(self, model: Model, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> None:
-        spec = model.spec
-        if spec.sizes:
-            raise ValueError(
-                f"{spec.name} has open sizes ({', '.join(map(str, spec.sizes))}): call it instead"
-            )
-        for kind, tensors, arrays in (
-            ("input", spec.inputs, inputs),
-            ("output", spec.outputs, outputs),
-        ):
-            if len(arrays) != len(tensors):
-                raise ValueError(
-                    f"{spec.name} has {len(tensors)} {kind}s, got {len(arrays)} arrays"
-                )
-            for t, a in zip(tensors, arrays, strict=True):
-                _check_bindable(kind, t, a)
-        _check_disjoint(spec, inputs, outputs)
-        self.model = model
-        self.inputs = inputs
-        self.outputs = outputs
-        self._lock = threading.Lock()
-        self._context = _Context(spec, model._trailing)
-        for pointers, arrays in ((self._context.inputs, inputs), (self._context.outputs, outputs)):
-            for i, a in enumerate(arrays):
-                pointers[i] = a.ctypes.data
-        self._entry = model._entry
-        self._arguments = self._context.arguments
-
-    def __call__(self) -> None:
-        """Run the model once."""
-        with self._lock:
-            code = self._entry(*self._arguments)
-        if code:
-            raise self.model.spec.failed(code, self._context.arena)
-
-    def holds(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> bool:
-        """Whether these very arrays are the bound ones."""
-        mine, theirs = (*self.inputs, *self.outputs), (*inputs, *outputs)
-        return len(mine) == len(theirs) and all(map(_is, mine, theirs))
-
-
-def _is(a: object, b: object) -> bool:
-    return a is b
-
-
 def _address(
     array: Any,
     # Looked up once: this runs for every tensor of every call.
@@ -352,34 +275,8 @@ def _usable(value: Any, dtype: np.dtype[Any], tensor: TensorSpec) -> Array:
     if array.dtype.isbuiltin == 2 and array.dtype.itemsize == dtype.itemsize:
         array = array.view(dtype)  # a type of `ml_dtypes`: models take its bits
     if array.dtype != dtype or array.shape != tensor.shape:
-        raise ValueError(f"input {tensor}: got {_kind(array)}")
+        raise ValueError(f"input {tensor}: got {kind_of(array)}")
     return np.require(array, requirements=("C", "A"))
-
-
-def _check_bindable(kind: str, tensor: TensorSpec, array: Array) -> None:
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{kind} {tensor}: got {type(array).__name__}, not an array")
-    if array.dtype != np.dtype(tensor.dtype) or array.shape != tensor.shape:
-        raise ValueError(f"{kind} {tensor}: got {_kind(array)}")
-    if not (array.flags.c_contiguous and array.flags.aligned):
-        raise ValueError(f"{kind} {tensor}: the array must be C-contiguous to be used in place")
-    if kind == "output" and not array.flags.writeable:
-        raise ValueError(f"{kind} {tensor}: the array is read-only")
-
-
-def _check_disjoint(spec: Spec, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-    """The code reads inputs after it has begun to write outputs."""
-    for i, out in enumerate(outputs):
-        for other in (*inputs, *outputs[:i]):
-            if np.may_share_memory(out, other):
-                name = spec.outputs[i].name
-                raise ValueError(
-                    f"output `{name}` shares memory with another array: give it its own"
-                )
-
-
-def _kind(a: Array) -> str:
-    return f"{a.dtype}[{', '.join(map(str, a.shape))}]"
 
 
 # ---------------------------------------------------------------- open sizes
@@ -390,7 +287,7 @@ def _units(spec: Spec, arrays: Sequence[Array]) -> list[int]:
     found: list[int | None] = [None] * len(spec.sizes)
     for t, a in zip(spec.inputs, arrays, strict=True):
         if a.dtype != np.dtype(t.dtype) or a.ndim != len(t.dims):
-            raise ValueError(f"input {_open_text(spec, t)}: got {_kind(a)}")
+            raise ValueError(f"input {_open_text(spec, t)}: got {kind_of(a)}")
         for n, d in zip(a.shape, t.dims, strict=True):
             solved = d.solve(n)
             if solved is not None and found[solved[0]] is None:
@@ -405,7 +302,7 @@ def _units(spec: Spec, arrays: Sequence[Array]) -> list[int]:
         units.append(u)
     for t, a in zip(spec.inputs, arrays, strict=True):
         if a.shape != tuple(d.at(units) for d in t.dims):
-            raise ValueError(f"input {_open_text(spec, t)}: got {_kind(a)}")
+            raise ValueError(f"input {_open_text(spec, t)}: got {kind_of(a)}")
     return units
 
 

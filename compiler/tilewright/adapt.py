@@ -1,0 +1,31 @@
+"""The passes of a graph that depend on the target.
+
+In: an optimised graph, a target, a choice of variants. Out: a graph that the target computes faster.
+Invariant: exact but for the variants, which round differently. Stages may be left out by name (`ADAPTATIONS`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from tilewright.graph.ir import Graph
+from tilewright.graph.passes.choose_variants import Chooser, choose_variants
+from tilewright.graph.passes.pad_channels import pad_channels
+from tilewright.graph.passes.raise_bytes import raise_bytes
+from tilewright.schedule.target import Target
+from tilewright.schedule.templates.dots import has_dot
+
+ADAPTATIONS = ("variants", "pad_channels", "raise_bytes")
+
+
+def adapt(
+    graph: Graph, target: Target, variants: Chooser, without: Set[str] = frozenset()
+) -> Graph:
+    """The graph as `target` computes it best."""
+    if "variants" not in without:
+        graph = choose_variants(graph, variants)
+    if "pad_channels" not in without:
+        graph = pad_channels(graph, lambda x, w: has_dot(x, w, target))
+    if target.unsigned_by_signed and "raise_bytes" not in without:
+        graph = raise_bytes(graph)
+    return graph
