@@ -65,9 +65,11 @@ def _infer(types: Sequence[TensorType | None], attrs: Attrs) -> list[TensorType]
 
 
 def _offset(attrs: Attrs) -> int:
-    """All constants of the sum as one: the zero points of the operands, and half of the last bit."""
+    """All constants of the sum as one: the zero points of the operands, half of the last bit, and the
+    `nudge` that decides ties."""
     zeros = sum(integer(attrs, f"zero_{i}") * integer(attrs, f"factor_{i}") for i in "ab")
-    return (1 << (integer(attrs, "bits") - 1)) - zeros
+    nudge = integer(attrs, "nudge") if "nudge" in attrs else 0
+    return (1 << (integer(attrs, "bits") - 1)) - zeros + nudge
 
 
 def _reference(inputs: Sequence[Any], attrs: Attrs) -> list[Array]:
@@ -100,6 +102,7 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         "zero_point": -128, "low": -128, "high": 127, "to": "i8",
     }  # fmt: skip
     for a, b in (((2, 3, 19), (2, 3, 19)), ((4, 5), (5,))):
+        attrs = {**attrs, "nudge": -12_345 * (len(a) - 2)}
         yield Sample(
             (
                 rng.integers(-128, 128, a).astype(np.int8),
@@ -207,6 +210,7 @@ OPERATORS = [
         infer=_infer,
         reference=_reference,
         attrs={**dict.fromkeys(_NUMBERS, int), "to": str},
+        optional_attrs={"nudge": int},
         compute=_compute,
         samples=_samples,
         doc="the sum of two quantised tensors",

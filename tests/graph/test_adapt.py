@@ -1,0 +1,89 @@
+"""Passes that depend on the target: the same bytes from fewer or other instructions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graph_helpers import Builder
+
+from tilewright.adapt import ADAPTATIONS, adapt
+from tilewright.core.dtypes import I8, U8, DType
+from tilewright.graph.interp import run
+from tilewright.graph.ir import AttrValue, Graph
+from tilewright.graph.passes.merge_roundings import merge_roundings
+from tilewright.graph.verify import verify
+from tilewright.schedule.target import load_target
+
+CONV: dict[str, AttrValue] = {
+    "strides": (1, 1), "pads": (1, 0, 1, 2), "dilations": (1, 1), "group": 1, "pad_value": -3
+}  # fmt: skip
+
+
+def _sum(left: int, multipliers: tuple[int, int, int], rights: tuple[int, int, int], minus: bool,
+         kind: DType) -> Graph:  # fmt: skip
+    """A rescaled sum of all pairs of bytes."""
+    least = np.iinfo(kind.numpy).min
+    numbers = {"zero_a": least + 125, "zero_b": least + 7, "zero_point": least + 118}
+    b = Builder()
+    b.input("a", (256, 1), kind)
+    b.input("b", (256,), kind)
+    names = ("_a", "_b", "")
+    return b.done(b.node(
+        "rescaled_add", "y", "a", "b", left=left, minus=minus, to=str(kind), low=least, high=least + 255,
+        **dict(zip((f"multiplier{n}" for n in names), multipliers, strict=True)),
+        **dict(zip((f"right{n}" for n in names), rights, strict=True)), **numbers,
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("minus", [False, True])
+@pytest.mark.parametrize("kind", [I8, U8], ids=str)
+def test_three_roundings_in_one(kind: DType, minus: bool) -> None:
+    graph = _sum(20, (1 << 30, 1424094599, 1565533740), (0, 1, 18), minus, kind)
+    merged = merge_roundings(graph)
+    verify(merged)
+    assert [n.op for n in merged.nodes] == ["quantized_add"]
+    every = np.arange(256).astype(kind.numpy)
+    values = {"a": every[:, None], "b": every}
+    np.testing.assert_array_equal(run(graph, values)["y"], run(merged, values)["y"])
+
+
+def test_roundings_that_cannot_be_merged_stay() -> None:
+    """With few bits in between, the first roundings are seen in the result."""
+    graph = _sum(1, (1431655765, 1717986918, 1 << 30), (0, 1, 0), False, I8)
+    assert [n.op for n in merge_roundings(graph).nodes] == ["rescaled_add"]
+
+
+def test_microcontrollers_keep_the_roundings() -> None:
+    graph = _sum(20, (1 << 30, 1424094599, 1565533740), (0, 1, 18), False, I8)
+    assert adapt(graph, load_target("cortex-m4"), lambda g, n: None).nodes == graph.nodes
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 8])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", ["x86-64-v3", "x86-64-v4-vnni", "cortex-a76", "cortex-m4"])
+def test_contractions_of_bytes(name: str, channels: int, bias: bool) -> None:
+    """Channels that are missing and pixels that count from 0 change no sum; without the passes nothing changes."""
+    rng = np.random.default_rng(channels)
+    b = Builder()
+    b.input("x", (1, channels, 5, 6), I8)
+    b.graph.add_constant("w", rng.integers(-128, 128, (7, channels, 3, 3)).astype(np.int8))
+    b.graph.add_constant("v", rng.integers(-128, 128, (4 * channels, 9)).astype(np.int8))
+    b.graph.add_constant("c", rng.integers(-(2**31), 2**31, 7).astype(np.int32))
+    b.input("rows", (3, 4 * channels), I8)
+    conv = b.node("conv2d", "y", "x", "w", *(["c"] if bias else []), **CONV)
+    graph = b.done(conv, b.node("matmul", "z", "rows", "v"))
+    target = load_target(name)
+    made = adapt(graph, target, lambda g, n: None)
+    verify(made)
+    nodes = {n.op: n for n in made.nodes}
+    wide = channels % 4 == 0 or target.family == "simd"
+    vnni = target.unsigned_by_signed
+    assert nodes["conv2d"].attrs.get("raised", False) == (vnni and wide)
+    assert nodes["matmul"].attrs.get("raised", False) == vnni
+    assert ("more_channels" in nodes["conv2d"].attrs) == (wide and channels % 4 > 0)
+    values = {
+        n: rng.integers(-128, 128, graph.types[n].shape).astype(np.int8) for n in graph.inputs
+    }
+    for out, want in run(graph, values).items():
+        np.testing.assert_array_equal(run(made, values)[out], want)
+    assert adapt(graph, target, lambda g, n: None, set(ADAPTATIONS)).nodes == graph.nodes
