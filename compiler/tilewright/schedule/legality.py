@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from math import gcd
 
 from tilewright.core.index import Ix, bounds, variables
+from tilewright.core.injective import clamped, injective
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import Alloc, Block, For, Kernel
 from tilewright.loop.rewrite import Ranges, accesses, loop_ranges, walk
@@ -56,14 +57,20 @@ def carried(body: Block, var: str, injective_only: bool = False) -> str | None:
     """Why iterations of the loop `var` over `body` depend on each other, or None.
 
     Iterations are independent if every buffer the body stores to (other than its own scratch) is
-    stored at indices that move with `var`, and is read, if at all, at the very same indices.
+    stored at indices that differ for any two values of `var`, and is read, if at all, at the very same ones.
     """
     private = local_buffers(body)
+    read = {buffer for buffer, _, is_store in accesses(body) if not is_store}
     stored: dict[str, set[tuple[Ix, ...]]] = {}
     for buffer, index, is_store in accesses(body):
         if is_store and buffer not in private:
             if var not in index_variables(index):
                 return f"every iteration of `{var}` writes the same element of `{buffer}`"
+            # tiles that `overlap` moved back write the same values twice, which nobody reads in between
+            again = buffer not in read and any(clamped(i, var) for i in index)
+            if not again and not injective(index, var):
+                place = list(map(str, index))
+                return f"iterations of `{var}` may write the same element of `{buffer}`: {place}"
             stored.setdefault(buffer, set()).add(index)
     for buffer, index, is_store in accesses(body):
         if not is_store and buffer in stored and index not in stored[buffer]:

@@ -187,6 +187,8 @@ class _Machine:
         if op in ("neg", "abs"):
             return (-v if op == "neg" else abs(v)), e
         f = float(exact_unary(op, np.float64(v)))
+        if op == "sign" and v == 0:
+            f = v  # zeros map to themselves
         if e == 0 and op in ("sign", "floor", "ceil", "round", "trunc"):
             return f, 0.0
         if e == _INF:
@@ -264,6 +266,8 @@ class _Machine:
 def _product(a: float, ea: float, b: float, eb: float) -> float:
     """Bound of the error of a product: none where there is none, whatever infinities multiply."""
     total = 0.0
+    if math.inf in (ea, eb):
+        return _INF  # an infinity may be meant, which 0 makes NaN
     for size, error in ((abs(a), eb), (abs(b), ea), (ea, eb)):
         if error and size:
             total += size * error

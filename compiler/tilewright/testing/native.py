@@ -12,6 +12,7 @@ import ctypes
 import json
 import mmap
 import os
+import pickle
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -109,7 +110,8 @@ def _execute(job: Native) -> dict[str, Array]:
 
 def _compiled(kernel: Kernel, job: Native) -> tuple[Jit, tuple[str, ...]]:
     """Native code and what its checks can find; those of the last few kernels are kept."""
-    key = f"{kernel!r} {job.target!r} {job.checked} {job.optimised} {job.mutant}"
+    # pickled, expressions that are shared stay shared: written out, some are too long for any memory
+    key = pickle.dumps((kernel, job.target, job.checked, job.optimised, job.mutant))
     if key not in _kept:
         if len(_kept) >= 8:
             _kept.pop(next(iter(_kept)))
@@ -119,7 +121,7 @@ def _compiled(kernel: Kernel, job: Native) -> tuple[Jit, tuple[str, ...]]:
     return _kept[key]
 
 
-_kept: dict[str, tuple[Jit, tuple[str, ...]]] = {}
+_kept: dict[bytes, tuple[Jit, tuple[str, ...]]] = {}
 
 
 class _Region:

@@ -1,0 +1,157 @@
+"""Whether different values of a variable give different elements.
+
+In: an index, a variable. Out: yes or no, whatever the other variables are.
+Invariant: a yes is a proof. What `fuse` and `split` make of loops is understood: digits `n // a % b` of one linear
+form n, which together say what n is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from math import lcm
+
+from tilewright.core.index import Atom, Extremum, FloorDiv, Ix, Mod, coefficient, variables
+
+#: So many values of the linear form are looked at; longer periods are not proved.
+MAX_PERIOD = 1 << 14
+
+
+@lru_cache(maxsize=65536)
+def injective(index: tuple[Ix, ...], var: str) -> bool:
+    """Whether two iterations of a loop over `var` never meet at `index`, all other variables being the same."""
+    if any(coefficient(form, var) for form in index):
+        return True
+    moving = [form for form in index if var in variables(form)]
+    base = _base(moving, var)
+    if base is None or not coefficient(base, var):
+        return False
+    try:
+        return _tiled(moving, base, var) or _enumerated(moving, base, var)
+    except _NoDigitError:
+        return False
+
+
+def clamped(form: Ix, var: str) -> bool:
+    """Whether `var` is held between bounds in `form`."""
+    return any(
+        isinstance(a, Extremum) and var in variables(Ix(0, ((a, 1),))) for a, _ in form.terms
+    )
+
+
+class _NoDigitError(Exception):
+    """Something else than digits of the linear form."""
+
+
+def _tiled(forms: list[Ix], base: Ix, var: str) -> bool:
+    """Whether digits that stand alone in their dims say together what `base` is."""
+    alone = [next(_moving(f, var))[0] for f in forms if len(list(_moving(f, var))) == 1]
+    digits = [_digit(a, base, var) for a in alone]
+    known = 1  # base modulo this is known
+    while True:
+        for low, high in digits:
+            if known % low == 0 and (high is None or (high > known and high % known == 0)):
+                break
+        else:
+            return False
+        if high is None:
+            return True
+        known = high
+
+
+def _digit(atom: Atom, base: Ix, var: str) -> tuple[int, int | None]:
+    """a and b of `base // a % (b / a)`, or None for b where there is no remainder."""
+    if not isinstance(atom, FloorDiv | Mod):
+        raise _NoDigitError
+    low, high = _whole(atom, base, var)
+    if isinstance(atom, FloorDiv):
+        return low * atom.den, high
+    return low, low * atom.den if high is None else min(high, low * atom.den)
+
+
+def _whole(atom: FloorDiv | Mod, base: Ix, var: str) -> tuple[int, int | None]:
+    """The digit that `atom` divides."""
+    if _is_base(atom, base):
+        return 1, None
+    if len(atom.num.terms) != 1 or atom.num.const or atom.num.terms[0][1] != 1:
+        raise _NoDigitError
+    inner = atom.num.terms[0][0]
+    low, high = _digit(inner, base, var)
+    if high is not None and high % (low * atom.den):
+        raise _NoDigitError
+    return low, high
+
+
+def _is_base(atom: FloorDiv | Mod, base: Ix) -> bool:
+    """Whether the digit is one of `base` itself, or of a form that differs by whole periods."""
+    if atom.num == base:
+        return True
+    rest = base - atom.num
+    return isinstance(atom, Mod) and not any(
+        n % atom.den for n in (rest.const, *(c for _, c in rest.terms))
+    )
+
+
+def _enumerated(forms: list[Ix], base: Ix, var: str) -> bool:
+    """The same by looking at one period of `base`, for digits that are added up."""
+    period = lcm(*(d for form in forms for d in _periods(form, var)))
+    if period > MAX_PERIOD:
+        return False
+    rows = [tuple(_value(f, base, var, n) for f in forms) for n in range(period + 1)]
+    # n + period is n moved by `step`: distinct for all n if distinct up to multiples of it
+    step = tuple(b - a for a, b in zip(rows[0], rows[-1], strict=True))
+    axis = next((i for i, s in enumerate(step) if s), None)
+    if axis is None:
+        return False
+    seen = {
+        tuple(v - row[axis] // step[axis] * s for v, s in zip(row, step, strict=True))
+        for row in rows[:-1]
+    }
+    return len(seen) == period
+
+
+def _moving(form: Ix, var: str) -> Iterator[tuple[Atom, int]]:
+    """The terms that change with `var`."""
+    return ((a, c) for a, c in form.terms if var in variables(Ix(0, ((a, 1),))))
+
+
+def _base(forms: list[Ix], var: str) -> Ix | None:
+    """The linear form that is divided; the remainders of some form, where nothing is divided."""
+    found = [pair for form in forms for pair in _linear(form, var)]
+    divided = {num for num, floor in found if floor} or {num for num, _ in found}
+    return divided.pop() if len(divided) == 1 else None
+
+
+def _linear(form: Ix, var: str) -> Iterator[tuple[Ix, bool]]:
+    for atom, _ in _moving(form, var):
+        if isinstance(atom, FloorDiv | Mod):
+            if all(isinstance(a, str) for a, _ in atom.num.terms):
+                yield atom.num, isinstance(atom, FloorDiv)
+            else:
+                yield from _linear(atom.num, var)
+
+
+def _periods(form: Ix, var: str) -> Iterator[int]:
+    for atom, _ in _moving(form, var):
+        if not isinstance(atom, FloorDiv | Mod):
+            raise _NoDigitError
+        if all(isinstance(a, str) for a, _ in atom.num.terms):
+            yield atom.den
+        else:
+            yield from (atom.den * p for p in _periods(atom.num, var))
+
+
+def _value(form: Ix, base: Ix, var: str, n: int) -> int:
+    """What the terms with `var` add up to where `base` is n."""
+    total = 0
+    for atom, factor in _moving(form, var):
+        if not isinstance(atom, FloorDiv | Mod):
+            raise _NoDigitError
+        if _is_base(atom, base):
+            inner = n
+        elif len(atom.num.terms) == len(list(_moving(atom.num, var))):
+            inner = atom.num.const + _value(atom.num, base, var, n)
+        else:
+            raise _NoDigitError
+        total += factor * (inner // atom.den if isinstance(atom, FloorDiv) else inner % atom.den)
+    return total
