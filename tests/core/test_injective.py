@@ -18,7 +18,8 @@ FUSED = OUTER * 8 + V
 @pytest.mark.parametrize("index", [
     (V,), (OUTER, V * 2 + OUTER), (V // 3, V % 3), ((V // 3) * 3 + V % 3,), (V // 12, V // 4 % 3, V % 4),
     (V // 12, V % 12 // 4, V % 4), (FUSED // 5, FUSED % 5), (FUSED // 6, FUSED % 6 // 2, OUTER, FUSED % 2),
-    (V % 3 - (V // 3) * 3,),
+    (V % 3 - (V // 3) * 3,), ((OUTER * 224 + V) // 448, (OUTER * 7 + V // 32) % 14, V % 32),
+    (V % 17, ((OUTER * 255 + V) // 102) * 2, ((OUTER * 15 + V // 17) % 6) * 2),
 ], ids=str)  # fmt: skip
 def test_apart(index: tuple[Ix, ...]) -> None:
     assert injective(index, "v")
@@ -26,7 +27,7 @@ def test_apart(index: tuple[Ix, ...]) -> None:
 
 @pytest.mark.parametrize("index", [
     (OUTER,), (V // 2,), (V % 2,), (V // 4, V % 2), (V // 2, (V + 1) % 2), (V // 3 + V % 3,), (imin(V, 3),),
-    ((V // 3) * 2 + V % 3,), (FUSED // 5, V % 5),
+    ((V // 3) * 2 + V % 3,), (FUSED // 5, V % 5), ((OUTER * 224 + V) // 448, (OUTER * 6 + V // 32) % 14, V % 32),
 ], ids=str)  # fmt: skip
 def test_not_proved(index: tuple[Ix, ...]) -> None:
     assert not injective(index, "v")

@@ -23,11 +23,14 @@ def injective(index: tuple[Ix, ...], var: str) -> bool:
     if any(coefficient(form, var) for form in index):
         return True
     moving = [form for form in index if var in variables(form)]
-    base = _base(moving, var)
-    if base is None or not coefficient(base, var):
+    return any(_told_apart(moving, base, var) for base in _bases(moving, var))
+
+
+def _told_apart(forms: list[Ix], base: Ix, var: str) -> bool:
+    if not coefficient(base, var):
         return False
     try:
-        return _tiled(moving, base, var) or _enumerated(moving, base, var)
+        return _tiled(forms, base, var) or _enumerated(forms, base, var)
     except _NoDigitError:
         return False
 
@@ -70,26 +73,35 @@ def _digit(atom: Atom, base: Ix, var: str) -> tuple[int, int | None]:
 
 
 def _whole(atom: FloorDiv | Mod, base: Ix, var: str) -> tuple[int, int | None]:
-    """The digit that `atom` divides."""
-    if _is_base(atom, base):
+    """The digit that `atom` divides; one that differs from it by whole periods of a remainder will do."""
+    period = atom.den if isinstance(atom, Mod) else 0
+    if _same(atom.num, base, period):
         return 1, None
+    quotient = _quotient(atom.num)
+    if quotient is not None and _same(quotient[0], base, period * quotient[1]):
+        return quotient[1], None
     if len(atom.num.terms) != 1 or atom.num.const or atom.num.terms[0][1] != 1:
         raise _NoDigitError
-    inner = atom.num.terms[0][0]
-    low, high = _digit(inner, base, var)
+    low, high = _digit(atom.num.terms[0][0], base, var)
     if high is not None and high % (low * atom.den):
         raise _NoDigitError
     return low, high
 
 
-def _is_base(atom: FloorDiv | Mod, base: Ix) -> bool:
-    """Whether the digit is one of `base` itself, or of a form that differs by whole periods."""
-    if atom.num == base:
-        return True
-    rest = base - atom.num
-    return isinstance(atom, Mod) and not any(
-        n % atom.den for n in (rest.const, *(c for _, c in rest.terms))
-    )
+def _same(form: Ix, base: Ix, period: int) -> bool:
+    rest = base - form
+    numbers = (rest.const, *(c for _, c in rest.terms))
+    return not any(n % period if period else n for n in numbers)
+
+
+def _quotient(form: Ix) -> tuple[Ix, int] | None:
+    """n and d of n // d, also where whole multiples of d have been taken out of n."""
+    divisions = [(a, c) for a, c in form.terms if not isinstance(a, str)]
+    if len(divisions) != 1 or divisions[0][1] != 1 or not isinstance(divisions[0][0], FloorDiv):
+        return None
+    division = divisions[0][0]
+    rest = form - Ix(0, ((division, 1),))
+    return division.num + rest * division.den, division.den
 
 
 def _enumerated(forms: list[Ix], base: Ix, var: str) -> bool:
@@ -115,30 +127,32 @@ def _moving(form: Ix, var: str) -> Iterator[tuple[Atom, int]]:
     return ((a, c) for a, c in form.terms if var in variables(Ix(0, ((a, 1),))))
 
 
-def _base(forms: list[Ix], var: str) -> Ix | None:
-    """The linear form that is divided; the remainders of some form, where nothing is divided."""
-    found = [pair for form in forms for pair in _linear(form, var)]
-    divided = {num for num, floor in found if floor} or {num for num, _ in found}
-    return divided.pop() if len(divided) == 1 else None
+def _bases(forms: list[Ix], var: str) -> list[Ix]:
+    """Linear forms that may be what all digits are of."""
+    found = dict.fromkeys(n for form in forms for n in _linear(form, var))
+    return sorted(found, key=lambda n: -len(n.terms))
 
 
-def _linear(form: Ix, var: str) -> Iterator[tuple[Ix, bool]]:
+def _linear(form: Ix, var: str) -> Iterator[Ix]:
     for atom, _ in _moving(form, var):
         if isinstance(atom, FloorDiv | Mod):
-            if all(isinstance(a, str) for a, _ in atom.num.terms):
-                yield atom.num, isinstance(atom, FloorDiv)
-            else:
-                yield from _linear(atom.num, var)
+            whole = _quotient(atom.num)
+            for num in (atom.num, *(whole[:1] if whole else ())):
+                if _plain(num):
+                    yield num
+            yield from _linear(atom.num, var)
 
 
 def _periods(form: Ix, var: str) -> Iterator[int]:
     for atom, _ in _moving(form, var):
         if not isinstance(atom, FloorDiv | Mod):
             raise _NoDigitError
-        if all(isinstance(a, str) for a, _ in atom.num.terms):
-            yield atom.den
-        else:
-            yield from (atom.den * p for p in _periods(atom.num, var))
+        inner = [1] if _plain(atom.num) else _periods(atom.num, var)
+        yield from (atom.den * p for p in inner)
+
+
+def _plain(form: Ix) -> bool:
+    return all(isinstance(a, str) for a, _ in form.terms)
 
 
 def _value(form: Ix, base: Ix, var: str, n: int) -> int:
@@ -147,8 +161,12 @@ def _value(form: Ix, base: Ix, var: str, n: int) -> int:
     for atom, factor in _moving(form, var):
         if not isinstance(atom, FloorDiv | Mod):
             raise _NoDigitError
-        if _is_base(atom, base):
+        period = atom.den if isinstance(atom, Mod) else 0
+        quotient = _quotient(atom.num)
+        if _same(atom.num, base, period):
             inner = n
+        elif quotient is not None and _same(quotient[0], base, period * quotient[1]):
+            inner = n // quotient[1]
         elif len(atom.num.terms) == len(list(_moving(atom.num, var))):
             inner = atom.num.const + _value(atom.num, base, var, n)
         else:

@@ -65,6 +65,14 @@ def _smaller(case: Case) -> Iterator[Case]:
     for size in (len(trace) // 2, 1):
         for i in range(0, len(trace), max(size, 1)) if size else ():
             yield case.with_(trace=trace[:i] + trace[i + size :])
+    for i, s in enumerate(trace):
+        if (
+            s.primitive == "split" and len(s.args) == 4
+        ):  # without it, the whole loop for the part of it
+            whole, parts = s.args[0], s.args[2:]
+            for part in parts:
+                rest = (Step(t.primitive, _renamed(t.args, part, whole)) for t in trace[i + 1 :])
+                yield case.with_(trace=(*trace[:i], *rest))
     for kernel in _smaller_kernels(case.kernel):
         smaller = case.with_(kernel=kernel)
         if _complete(smaller):
@@ -90,6 +98,13 @@ def _complete(case: Case) -> bool:
     except (TilewrightError, LookupError):
         return False
     return all(first[n].tobytes() == second[n].tobytes() for n in first)
+
+
+def _renamed(args: tuple[object, ...], old: object, new: object) -> tuple[object, ...]:
+    """Arguments with another name for a loop."""
+    return tuple(
+        _renamed(a, old, new) if isinstance(a, tuple) else new if a == old else a for a in args
+    )
 
 
 def _smaller_arguments(s: Step) -> Iterator[tuple[object, ...]]:
