@@ -89,7 +89,7 @@ _INTRINSIC = {
     "sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil", "round": "roundeven",
     "trunc": "trunc", "exp": "exp", "log": "log", "sin": "sin", "cos": "cos",
 }  # fmt: skip
-_FLOAT_OP = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "mod": "frem"}
+_FLOAT_OP = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _INT_OP = {
     "add": "add",
     "sub": "sub",

@@ -2,7 +2,8 @@
 
 In: a kernel that uses exp, log, tanh, erf, sigmoid, rsqrt, sin, cos or pow on f32 or f16. Out: one
 that uses only operations with an instruction of their own. Sub-expressions used twice are one shared
-object, which the code generator computes once. f64 is the matter of `double_math`.
+object, which the code generator computes once. f64 is the matter of `double_math`, remainders of floats are
+that of `float_mod`.
 Invariant: the error stays below `MAX_ULP` (units in the last place, against float64) and `MAX_ABS`,
 measured by `tests/loop/test_expand_math.py`; infinities and NaN come out as in IEEE 754.
 
@@ -29,7 +30,7 @@ from tilewright.loop.ir import (
     Select,
     Unary,
 )
-from tilewright.loop.passes import double_math
+from tilewright.loop.passes import double_math, float_mod
 from tilewright.loop.rewrite import map_block, map_children
 
 #: Largest error in units in the last place where the result is at least `SMALLEST`. `sin` and `cos`:
@@ -361,6 +362,8 @@ def _expanded(e: Expr) -> Expr:
             out = _UNARY[op](_wide(a))
         case Binary("pow", a, b) if e.dtype in (F16, F32):
             out = pow_f32(_wide(a), _wide(b))
+        case Binary("mod", a, b) if e.dtype.is_float:
+            out = float_mod.remainder(a, b) if e.dtype is F64 else float_mod.remainder(_wide(a), _wide(b))
         case Unary(op, a) if op in double_math.UNARY and e.dtype is F64:
             return double_math.UNARY[op](a)
         case Binary("pow", a, b) if e.dtype is F64:
@@ -369,7 +372,7 @@ def _expanded(e: Expr) -> Expr:
             return _integer_pow(a, b)
         case _:
             return e
-    return out if e.dtype is F32 else Cast(out, e.dtype)
+    return out if out.dtype is e.dtype else Cast(out, e.dtype)
 
 
 def expand_math(kernel: Kernel) -> Kernel:
