@@ -1,6 +1,6 @@
-"""Whether different values of a variable give different elements.
+"""Whether different iterations of a loop touch different elements.
 
-In: an index, a variable. Out: yes or no, whatever the other variables are.
+In: two indices, the loop's variable, ranges of those bound inside. Out: yes or no, whatever outer variables are.
 Invariant: a yes is a proof. What `fuse` and `split` make of loops is understood: digits `n // a % b` of one linear
 form n, which together say what n is.
 """
@@ -9,21 +9,78 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from math import lcm
+from math import gcd, lcm
 
-from tilewright.core.index import Atom, Extremum, FloorDiv, Ix, Mod, coefficient, variables
+from tilewright.core.index import (
+    Atom,
+    Extremum,
+    FloorDiv,
+    Ix,
+    Mod,
+    Ranges,
+    bounds,
+    coefficient,
+    ix,
+    substitute,
+    variables,
+)
+
+Index = tuple[Ix, ...]
+Span = tuple[int, int]
 
 #: So many values of the linear form are looked at; longer periods are not proved.
 MAX_PERIOD = 1 << 14
 
+#: Ends the name of an inner variable in the other iteration.
+_OTHER = "'"
+#: More than any index.
+_FAR = 1 << 62
+
 
 @lru_cache(maxsize=65536)
-def injective(index: tuple[Ix, ...], var: str) -> bool:
-    """Whether two iterations of a loop over `var` never meet at `index`, all other variables being the same."""
-    if any(coefficient(form, var) for form in index):
+def apart(a: Index, b: Index, bound: tuple[tuple[str, Span | None], ...]) -> bool:
+    """Whether an iteration of a loop never meets at `b` what another one has at `a`.
+
+    `bound` holds the loop's variable, then those bound inside the loop, with their ranges (None where unknown). Inner
+    variables may differ between the two iterations; all others are the same.
+    """
+    var = bound[0][0]
+    ranges = {at: span for v, span in bound if span for at in (v, v + _OTHER)}
+    renamed = {v: ix(v + _OTHER) for v, _ in bound}
+    forms = []  # of which equal indices say that they are equal
+    for x, y in zip(a, b, strict=True):
+        moving, rest = _parts(x, var)
+        same, other = _parts(y, var)
+        if moving != same:
+            continue
+        between = rest - substitute(other, renamed)
+        low, high = _bounds(between, ranges)
+        if not moving.terms and (low > 0 or high < 0):
+            return True
+        # what moves does so in steps: the rest, less than one, cannot make up for them; nor the other way round
+        still = max(-low, high) < gcd(*(c for _, c in moving.terms))
+        step = gcd(between.const, *(c for _, c in between.terms))
+        if still or _bounds(moving - substitute(moving, renamed), ranges)[1] < step:
+            forms.append(moving)
+    if any(coefficient(form, var) for form in forms):
         return True
-    moving = [form for form in index if var in variables(form)]
-    return any(_told_apart(moving, base, var) for base in _bases(moving, var))
+    for base in _bases(forms, var):
+        step, rest = coefficient(base, var), _parts(base, var)[1]
+        width = _bounds(rest - substitute(rest, renamed), ranges)[1]
+        if step and width < abs(step) and _told_apart(forms, base, var):
+            return True
+    return False
+
+
+def _bounds(form: Ix, ranges: Ranges) -> Span:
+    low, high = bounds(form, ranges)
+    return (-_FAR if low is None else low), (_FAR if high is None else high)
+
+
+def _parts(form: Ix, var: str) -> tuple[Ix, Ix]:
+    """The terms that change with `var`, and the rest."""
+    moving = Ix(0, tuple(_moving(form, var)))
+    return moving, form - moving
 
 
 def _told_apart(forms: list[Ix], base: Ix, var: str) -> bool:

@@ -7,12 +7,14 @@ Invariant: conservative; when in doubt the answer is a reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations_with_replacement
 from math import gcd
 
 from tilewright.core.index import Ix, bounds, variables
-from tilewright.core.injective import clamped, injective
+from tilewright.core.injective import apart, clamped
 from tilewright.errors import ScheduleError
-from tilewright.loop.ir import Alloc, Block, For, Kernel
+from tilewright.loop import mma
+from tilewright.loop.ir import Alloc, Block, For, Kernel, Let, Mma
 from tilewright.loop.rewrite import Ranges, accesses, loop_ranges, walk
 
 
@@ -53,31 +55,44 @@ def index_variables(index: tuple[Ix, ...]) -> set[str]:
     return out
 
 
-def carried(body: Block, var: str, injective_only: bool = False) -> str | None:
-    """Why iterations of the loop `var` over `body` depend on each other, or None.
+def carried(loop: For) -> str | None:
+    """Why iterations of a loop depend on each other, or None.
 
-    Iterations are independent if every buffer the body stores to (other than its own scratch) is
-    stored at indices that differ for any two values of `var`, and is read, if at all, at the very same ones.
+    Iterations are independent if whatever one of them stores to a buffer (other than the body's own scratch) lies
+    at indices that no other one stores to, and is read, if at all, at one of those very indices.
     """
+    body, var = loop.body, loop.var
     private = local_buffers(body)
-    read = {buffer for buffer, _, is_store in accesses(body) if not is_store}
-    stored: dict[str, set[tuple[Ix, ...]]] = {}
-    for buffer, index, is_store in accesses(body):
-        if is_store and buffer not in private:
-            if var not in index_variables(index):
+    touched = [a for a in accesses(body) if a[0] not in private]
+    read = {buffer for buffer, _, is_store in touched if not is_store}
+    stored: dict[str, list[tuple[Ix, ...]]] = {}
+    for buffer, index, is_store in touched:
+        if is_store and index not in stored.setdefault(buffer, []):
+            stored[buffer].append(index)
+    ranges = loop_ranges((loop,))
+    bound = tuple((v, ranges.get(v)) for v in (var, *sorted(_bound(body) - {var})))
+    for buffer, indices in stored.items():
+        for a, b in combinations_with_replacement(indices, 2):
+            if var not in index_variables(a):
                 return f"every iteration of `{var}` writes the same element of `{buffer}`"
             # tiles that `overlap` moved back write the same values twice, which nobody reads in between
-            again = buffer not in read and any(clamped(i, var) for i in index)
-            if not again and not injective(index, var):
-                place = list(map(str, index))
-                return f"iterations of `{var}` may write the same element of `{buffer}`: {place}"
-            stored.setdefault(buffer, set()).add(index)
-    for buffer, index, is_store in accesses(body):
+            again = a == b and buffer not in read and any(clamped(i, var) for i in a)
+            if not again and not apart(a, b, bound) and not _apart(a, b, ranges):
+                places = " and ".join(dict.fromkeys(f"[{', '.join(map(str, i))}]" for i in (a, b)))
+                return f"iterations of `{var}` may write the same element of `{buffer}`: {places}"
+    for buffer, index, is_store in touched:
         if not is_store and buffer in stored and index not in stored[buffer]:
             return (
                 f"`{buffer}` is read at {list(map(str, index))} and written elsewhere in the loop"
             )
     return None
+
+
+def _bound(block: Block) -> set[str]:
+    """Variables that a block binds itself."""
+    names = {s.var for s in walk(block) if isinstance(s, For)}
+    names |= {s.name for s in walk(block) if isinstance(s, Let)}
+    return names | {n for s in walk(block) if isinstance(s, Mma) for n in mma.ranges(s)}
 
 
 def meeting(kernel: Kernel, var: str) -> str | None:

@@ -29,7 +29,7 @@ def bind(kernel: Kernel, var: str, axis: str) -> Kernel:
         raise ScheduleError(f"the axis `{axis}` is neither block nor thread")
     require_serial(kernel, var)
     for f in require_loop(kernel, var):
-        reason = carried(f.body, var) or (meeting(kernel, var) if axis == "block" else None)
+        reason = carried(f) or (meeting(kernel, var) if axis == "block" else None)
         if reason:
             raise ScheduleError(reason)
         if axis == "block" and not f.extent.is_const:

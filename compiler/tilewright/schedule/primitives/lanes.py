@@ -73,9 +73,8 @@ def _lanes(loop: For, acc: str, width: int) -> tuple[Stmt, ...]:
         return Store(part, (ix(lane),), s.value) if isinstance(s, Store) and s.buffer == acc else s
 
     body = map_block(loop.body, expr=lambda e: map_loads(e, load), stmt=store)
-    reason = carried(
-        tuple(s for s in body if not (isinstance(s, Store) and s.buffer == part)), loop.var
-    )
+    others = tuple(s for s in body if not (isinstance(s, Store) and s.buffer == part))
+    reason = carried(replace(loop, body=others))
     if reason and any(isinstance(s, Store) and s.buffer != part for s in body):
         raise ScheduleError(reason)
     n = loop.extent

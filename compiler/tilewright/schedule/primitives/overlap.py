@@ -34,7 +34,7 @@ def overlap(kernel: Kernel, var: str, factor: int, outer: str, inner: str) -> Ke
             return s
         if not s.extent.is_const or not 1 <= factor <= s.extent.const:
             raise ScheduleError(f"`{var}` has {s.extent} iterations, no tile of {factor}")
-        reason = carried(s.body, var)
+        reason = carried(s)
         if reason:
             raise ScheduleError(reason)
         own = local_buffers(s.body)

@@ -20,7 +20,7 @@ def parallelize(kernel: Kernel, var: str) -> Kernel:
     alone = all(isinstance(s, Let) for s in sizes)
     if not alone or not isinstance(outer, For) or outer.var != var:
         raise ScheduleError(f"`{var}` is not the only outermost loop")
-    reason = carried(outer.body, var)
+    reason = carried(outer)
     if reason:
         raise ScheduleError(reason)
     return replace(kernel, body=(*sizes, replace(outer, kind="parallel")))

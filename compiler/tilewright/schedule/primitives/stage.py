@@ -77,7 +77,7 @@ def _stage(outer: For, names: list[str], ranges: Ranges) -> list[Stmt]:
         nest.append(body[0])
     block = nest[-1].body
     for f in nest:
-        reason = carried(block, f.var)
+        reason = carried(f)
         if reason:
             raise ScheduleError(reason)
     sizes: list[int] = []

@@ -129,7 +129,7 @@ def _by_lanes(rows: For, names: _Names, sums: str, dims: tuple[int, int]) -> Stm
     body = cols.body
     if len(body) == 1 and isinstance(body[0], For) and body[0].var == names.k:
         return For(names.lane, Ix(mma.LANES), (_product(body[0], names, dims),))
-    reason = carried(body, names.row) or carried(body, names.col)
+    reason = carried(rows) or carried(cols)
     if reason:
         raise ScheduleError(reason)
     row, col = mma.position(names.lane, names.held)

@@ -19,7 +19,7 @@ def vectorize(kernel: Kernel, var: str) -> Kernel:
         for s in f.body:
             if isinstance(s, For | If | Alloc):
                 raise ScheduleError(f"`{var}` is not an innermost loop of plain stores")
-        reason = carried(f.body, var)
+        reason = carried(f)
         if reason:
             raise ScheduleError(reason)
 

@@ -69,7 +69,7 @@ def independent(top: For) -> list[str]:
     """Perfectly nested loops from the outside in whose iterations do not depend on each other."""
     names: list[str] = []
     f = top
-    while f.extent.is_const and carried(f.body, f.var) is None:
+    while f.extent.is_const and carried(f) is None:
         names.append(f.var)
         if len(f.body) != 1 or not isinstance(f.body[0], For):
             break
