@@ -14,6 +14,8 @@ from tilewright.core.injective import apart
 V, OUTER = ix("v"), ix("o")
 FUSED = OUTER * 8 + V
 ALONE = (("v", None),)
+INNER = ix("w")
+NESTED = (("v", (0, 7)), ("w", (0, 3)))
 
 
 @pytest.mark.parametrize("index", [
@@ -49,3 +51,58 @@ def test_a_yes_is_true(digits: list[tuple[int, int, int, int]], split: bool) -> 
     for o in range(3):
         met = [tuple(evaluate(f, {"v": v, "o": o}) for f in index) for v in range(40)]
         assert len(set(met)) == 40, list(itertools.islice(met, 8))
+
+
+TILE = V * 4 + INNER
+
+
+@pytest.mark.parametrize(("a", "b"), [
+    ((TILE,), (TILE,)), ((TILE // 5, TILE % 5), (TILE // 5, TILE % 5)), ((V, INNER), (V, INNER + 1)),
+    ((V * 2,), (V * 2 + 1,)), ((INNER * 8 + V,), (INNER * 8 + V,)), ((OUTER, ix(0)), (OUTER, ix(1))),
+    ((OUTER + V,), (OUTER + V,)), ((TILE // 5, TILE % 5 * 2), (TILE // 5, TILE % 5 * 2 + 1)),
+], ids=str)  # fmt: skip
+def test_apart_whatever_inner_loops_do(a: tuple[Ix, ...], b: tuple[Ix, ...]) -> None:
+    assert apart(a, b, NESTED)
+    assert apart(b, a, NESTED)
+
+
+@pytest.mark.parametrize(("a", "b"), [
+    ((V + INNER,), (V + INNER,)), ((V,), (V + 1,)), ((V * 3 + INNER,), (V * 3 + INNER,)), ((V,), (INNER,)),
+    ((INNER * 7 + V,), (INNER * 7 + V,)), ((TILE,), (TILE + 1,)), ((OUTER,), (OUTER,)),
+], ids=str)  # fmt: skip
+def test_inner_loops_may_meet(a: tuple[Ix, ...], b: tuple[Ix, ...]) -> None:
+    assert not apart(a, b, NESTED)
+    assert not apart(b, a, NESTED)
+
+
+PART = st.tuples(
+    st.sampled_from(["v", "w", "o", "vw"]), st.integers(-4, 4), st.integers(1, 4), st.integers(1, 4)
+)
+FORM = st.tuples(st.integers(-2, 2), st.lists(PART, max_size=3))
+
+
+@given(st.lists(FORM, min_size=1, max_size=2), st.lists(st.integers(0, 2), min_size=2, max_size=2))
+def test_a_yes_with_inner_loops_is_true(
+    drawn: list[tuple[int, list[tuple[str, int, int, int]]]], shift: list[int]
+) -> None:
+    whole = {"v": V, "w": INNER, "o": OUTER, "vw": TILE + OUTER * 3}
+    a = tuple(
+        sum(
+            (whole[n] // d % m * c if m < 4 else whole[n] // d * c for n, c, d, m in parts),
+            ix(const),
+        )
+        for const, parts in drawn
+    )
+    b = tuple(form + by for form, by in zip(a, shift, strict=False))
+    if not apart(a, b, NESTED):
+        return
+    for o in range(3):
+        at = [
+            [
+                (v, tuple(evaluate(f, {"v": v, "w": w, "o": o}) for f in i))
+                for v in range(8)
+                for w in range(4)
+            ]
+            for i in (a, b)
+        ]
+        assert not any(p == q for v, p in at[0] for u, q in at[1] if u != v)

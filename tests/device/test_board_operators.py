@@ -51,9 +51,7 @@ def test_operator(name: str, target: str) -> None:
     op = operator(name)
     assert op.samples is not None
     samples = [
-        s
-        for s in op.samples(np.random.default_rng(1))
-        if usable(s) and s.inputs[0] is not None
+        s for s in op.samples(np.random.default_rng(1)) if usable(s) and s.inputs[0] is not None
     ]
     if target == "cortex-m55":
         samples = [without_denormals(s) for s in samples]

@@ -13,7 +13,11 @@ from tilewright.registry import operator
 from tilewright.session import Session
 
 RNG = np.random.default_rng(0)
-KINDS = {"f16": (np.float16, np.uint16), "f32": (np.float32, np.uint32), "f64": (np.float64, np.uint64)}
+KINDS = {
+    "f16": (np.float16, np.uint16),
+    "f32": (np.float32, np.uint32),
+    "f64": (np.float64, np.uint64),
+}
 
 
 def compiled(x: Any, y: Any, constant: bool = False) -> Any:
@@ -39,7 +43,19 @@ def same(got: Any, x: Any, y: Any) -> None:
 
 def special(kind: Any) -> Any:
     info = np.finfo(kind)
-    sizes = [0, 1, 1.5, 3, 7, info.max, info.tiny, info.smallest_subnormal, info.eps, np.inf, np.nan]
+    sizes = [
+        0,
+        1,
+        1.5,
+        3,
+        7,
+        info.max,
+        info.tiny,
+        info.smallest_subnormal,
+        info.eps,
+        np.inf,
+        np.nan,
+    ]
     return np.array([s * v for v in sizes for s in (1, -1)], kind)
 
 

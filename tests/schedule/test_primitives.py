@@ -11,7 +11,7 @@ from loop_helpers import integers, interpret, matmul
 from tilewright.core.dtypes import F32, U32
 from tilewright.core.index import Ix, ix
 from tilewright.errors import ScheduleError
-from tilewright.loop.ir import For, Kernel, Load, Param, Store, dense
+from tilewright.loop.ir import Binary, Expr, For, Kernel, Load, Param, Store, dense
 from tilewright.loop.passes.specialize_tails import specialize_tails
 from tilewright.loop.rewrite import loops
 from tilewright.loop.verify import prove_bounds, verify
@@ -63,6 +63,34 @@ def test_reordering_a_carried_dependence_is_refused() -> None:
     kernel = Kernel("k", (Param(dense("y", F32, (3, 5)), "out"),), body)
     with pytest.raises(ScheduleError, match="read at"):
         apply(kernel, [step("reorder", ["j", "i"])])
+
+
+def _stores(*index: Ix, add: bool = False) -> Kernel:
+    """Loops over `v` and `w` that store to (or add to) `y` at some places."""
+    one: Expr = Load("x", (ix("v"), ix("w")), F32)
+    body = tuple(
+        Store("y", (i,), Binary("add", Load("y", (i,), F32), one) if add else one) for i in index
+    )
+    params = (Param(dense("x", F32, (6, 4)), "in"), Param(dense("y", F32, (32,)), "out"))
+    return Kernel("k", params, (For("v", Ix(6), (For("w", Ix(4), body),)),))
+
+
+def test_iterations_that_meet_at_an_element_are_dependent() -> None:
+    """A sliding sum, and two stores of which one follows the other at a distance."""
+    v, w = ix("v"), ix("w")
+    sliding, following = _stores(v + w, add=True), _stores(v * 5 + w, v * 5 + w + 1)
+    inside_out = step("reorder", ["w", "v"])
+    for kernel, refused in (
+        (sliding, step("parallelize", "v")), (sliding, inside_out), (following, step("vectorize", "w")),
+        (_stores(v * 4 + w, v * 4 + w + 1), step("parallelize", "v")),
+    ):  # fmt: skip
+        with pytest.raises(ScheduleError, match=r"same element|order of updates"):
+            apply(kernel, [refused])
+    for kernel, legal in (
+        (sliding, step("vectorize", "w")), (following, step("parallelize", "v")), (following, inside_out),
+        (_stores(v * 4 + w, add=True), step("parallelize", "v")), (_stores(v * 4 + w, add=True), inside_out),
+    ):  # fmt: skip
+        apply(kernel, [legal])
 
 
 def test_reordering_two_sums_is_refused() -> None:

@@ -65,9 +65,9 @@ def apart(a: Index, b: Index, bound: tuple[tuple[str, Span | None], ...]) -> boo
     if any(coefficient(form, var) for form in forms):
         return True
     for base in _bases(forms, var):
-        step, rest = coefficient(base, var), _parts(base, var)[1]
+        rest = _parts(base, var)[1]
         width = _bounds(rest - substitute(rest, renamed), ranges)[1]
-        if step and width < abs(step) and _told_apart(forms, base, var):
+        if width < abs(coefficient(base, var) or 0) and _told_apart(forms, base, var):
             return True
     return False
 

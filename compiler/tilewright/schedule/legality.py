@@ -136,24 +136,43 @@ def _apart(a: tuple[Ix, ...], b: tuple[Ix, ...], ranges: Ranges) -> bool:
     return False
 
 
-def reordering(body: Block, before: Sequence[str], after: Sequence[str]) -> str | None:
-    """Why permuting the loops `before` -> `after` around `body` changes a result, or None.
+def reordering(nest: Sequence[For], after: Sequence[str]) -> str | None:
+    """Why permuting perfectly nested loops, given from the outside in, to the order `after` changes a result, or
+    None.
 
-    Two iterations that touch the same element of a stored buffer must keep their order: the loops
-    that do not move an element's index must keep their relative order.
+    Two iterations that touch the same element of a stored buffer must keep their order: the loops that may tell
+    such iterations apart must keep their relative order.
     """
-    private = local_buffers(body)
-    for buffer, index, is_store in accesses(body):
-        if not is_store or buffer in private:
-            continue
-        moving = index_variables(index)
-        fixed_before = [v for v in before if v not in moving]
-        fixed_after = [v for v in after if v not in moving]
-        if fixed_before != fixed_after:
-            return (
-                f"the order of updates of `{buffer}` would change ({fixed_before} -> {fixed_after})"
-            )
-        for other, at, store in accesses(body):
-            if other == buffer and not store and at != index:
+    body, before = nest[-1].body, [f.var for f in nest]
+    private, touched = local_buffers(body), list(accesses(body))
+    ranges, bound = loop_ranges(tuple(nest[:1])), _bound(body)
+    stores = dict.fromkeys((b, i) for b, i, is_store in touched if is_store and b not in private)
+    for buffer, index in stores:
+        reads = [at for other, at, is_store in touched if other == buffer and not is_store]
+        for at in reads:
+            if at != index:
                 return f"`{buffer}` is read at {list(map(str, at))} and written at {list(map(str, index))}"
+        for other in [i for b, i in stores if b == buffer]:
+            fixed = _undecided(index, other, before, bound, ranges)
+            if (
+                not reads and other == index
+            ):  # what `overlap` moved back writes the same values twice
+                fixed = [v for v in fixed if not any(clamped(i, v) for i in index)]
+            order = [v for v in after if v in fixed]
+            if fixed != order:
+                return f"the order of updates of `{buffer}` would change ({fixed} -> {order})"
     return None
+
+
+def _undecided(
+    a: tuple[Ix, ...], b: tuple[Ix, ...], loops: Sequence[str], bound: set[str], ranges: Ranges
+) -> list[str]:
+    """The loops whose iterations may differ where one is at `a` and another at `b` of the same element."""
+    left = list(loops)
+    for _ in loops:
+        for v in left:
+            free = sorted((bound | set(left)) - {v})
+            if apart(a, b, tuple((name, ranges.get(name)) for name in (v, *free))):
+                left.remove(v)  # equal in both from here on
+                break
+    return left

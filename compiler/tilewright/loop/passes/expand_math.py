@@ -363,7 +363,11 @@ def _expanded(e: Expr) -> Expr:
         case Binary("pow", a, b) if e.dtype in (F16, F32):
             out = pow_f32(_wide(a), _wide(b))
         case Binary("mod", a, b) if e.dtype.is_float:
-            out = float_mod.remainder(a, b) if e.dtype is F64 else float_mod.remainder(_wide(a), _wide(b))
+            out = (
+                float_mod.remainder(a, b)
+                if e.dtype is F64
+                else float_mod.remainder(_wide(a), _wide(b))
+            )
         case Unary(op, a) if op in double_math.UNARY and e.dtype is F64:
             return double_math.UNARY[op](a)
         case Binary("pow", a, b) if e.dtype is F64:

@@ -26,8 +26,8 @@ _RANGE = {32: (128, -149), 64: (1024, -1074)}
 def remainder(x: Expr, y: Expr) -> Expr:
     """fmod(x, y) for two f32 or two f64 expressions; a literal y costs fewer steps."""
     dtype = x.dtype
-    size, r = Unary("abs", y), Unary("abs", x)
-    zero = Const(0.0, dtype)
+    size, zero = Unary("abs", y), Const(0.0, dtype)
+    r: Expr = Unary("abs", x)
     scaled: list[Expr] = [size]
     for _ in range(_digits(y, dtype) - 1):
         scaled.append(_bin("mul", scaled[-1], Const(2.0 ** _DIGIT[dtype.bits], dtype)))

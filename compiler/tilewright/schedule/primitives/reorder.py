@@ -46,7 +46,7 @@ def _statement(s: Stmt, order: list[str]) -> Stmt:
         before = [f.var for f in nest]
         queue = iter(target)
         after = [next(queue) if v in order else v for v in before]
-        reason = reordering(nest[-1].body, before, after)
+        reason = reordering(nest, after)
         if reason:
             raise ScheduleError(reason)
         pinned = [f.var for f in nest if f.kind in ("vector", "parallel")]
