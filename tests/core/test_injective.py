@@ -59,7 +59,7 @@ TILE = V * 4 + INNER
 @pytest.mark.parametrize(("a", "b"), [
     ((TILE,), (TILE,)), ((TILE // 5, TILE % 5), (TILE // 5, TILE % 5)), ((V, INNER), (V, INNER + 1)),
     ((V * 2,), (V * 2 + 1,)), ((INNER * 8 + V,), (INNER * 8 + V,)), ((OUTER, ix(0)), (OUTER, ix(1))),
-    ((OUTER + V,), (OUTER + V,)), ((TILE // 5, TILE % 5 * 2), (TILE // 5, TILE % 5 * 2 + 1)),
+    ((OUTER + V,), (OUTER + V,)), ((INNER // 2 * 16 + V * 2 + INNER % 2,),) * 2, ((TILE // 5, TILE % 5 * 2), (TILE // 5, TILE % 5 * 2 + 1)),
 ], ids=str)  # fmt: skip
 def test_apart_whatever_inner_loops_do(a: tuple[Ix, ...], b: tuple[Ix, ...]) -> None:
     assert apart(a, b, NESTED)

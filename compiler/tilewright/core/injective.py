@@ -57,10 +57,7 @@ def apart(a: Index, b: Index, bound: tuple[tuple[str, Span | None], ...]) -> boo
         low, high = _bounds(between, ranges)
         if not moving.terms and (low > 0 or high < 0):
             return True
-        # what moves does so in steps: the rest, less than one, cannot make up for them; nor the other way round
-        still = max(-low, high) < gcd(*(c for _, c in moving.terms))
-        step = gcd(between.const, *(c for _, c in between.terms))
-        if still or _bounds(moving - substitute(moving, renamed), ranges)[1] < step:
+        if _alone(moving - substitute(moving, renamed), between, ranges):
             forms.append(moving)
     if any(coefficient(form, var) for form in forms):
         return True
@@ -68,6 +65,22 @@ def apart(a: Index, b: Index, bound: tuple[tuple[str, Span | None], ...]) -> boo
         rest = _parts(base, var)[1]
         width = _bounds(rest - substitute(rest, renamed), ranges)[1]
         if width < abs(coefficient(base, var) or 0) and _told_apart(forms, base, var):
+            return True
+    return False
+
+
+def _alone(moving: Ix, rest: Ix, ranges: Ranges) -> bool:
+    """Whether two differences that add up to zero must both be zero.
+
+    What is added to the digits of a number is finer than their steps, or coarser than all of them together.
+    """
+    step = gcd(*(c for _, c in moving.terms))
+    span = _bounds(moving, ranges)[1]
+    for coarse in {_FAR, *(abs(c) for _, c in rest.terms)}:
+        terms = tuple((a, c) for a, c in rest.terms if c % coarse)
+        low, high = _bounds(Ix(rest.const, terms), ranges)
+        fine = max(-low, high)
+        if fine < step and (coarse == _FAR or span + fine < coarse):
             return True
     return False
 
