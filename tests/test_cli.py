@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tilewright.bench import verify
+from tilewright.bench import references, verify
 from tilewright.cli import main
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -226,7 +226,7 @@ def test_verify_passes(cli: Cli) -> None:
 
 
 def test_verify_without_onnxruntime(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "onnxruntime_reference", lambda source, inner: None)
+    monkeypatch.setattr(references, "onnxruntime_reference", lambda source, inner: None)
     code, out, _ = cli("verify", MODEL, "--seeds", 1)
     assert code == 0
     assert "interpreter" in out

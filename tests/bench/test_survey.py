@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from graph_helpers import Builder
 
-from tilewright.bench.survey import Row, _compare, agreement, survey
+from tilewright.bench.survey import Distance, Row, agreement, survey
 from tilewright.bench.verify import NOISE, is_noise
 from tilewright.bench.zoo import ZooError, fetch, zoo
 from tilewright.cli import main
@@ -23,7 +23,7 @@ def test_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert survey(str(tmp_path / "broken.onnx")).outcome == "refused"
     row = survey(good, seeds=2)
     assert (row.outcome, row.runs, row.states) == ("agrees", 2, 0)
-    assert row.error <= 1e-4 and row.arena_bytes > 0 and row.artifact_bytes > 1 << 18
+    assert row.distance.error <= 1e-4 and row.arena_bytes > 0 and row.artifact_bytes > 1 << 18
     assert row.operators["matmul"] == 10
     assert survey(good, seeds=1, tolerance=0.0).outcome == "differs"
     assert survey(good, limit=0.01).outcome == "timeout"
@@ -32,14 +32,21 @@ def test_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_units() -> None:
-    row = Row("m")
-    _compare(row, np.array([3, 5], np.int8), np.array([3, 4], np.int8), None)
-    assert (row.units, row.within_one, row.error) == (1, 1.0, 0.0)
-    _compare(row, np.float32([0.5, 1.25]), np.float32([0.5, 0.5]), 0.25)
-    assert (row.units, row.within_one) == (3, 0.5)
-    assert agreement(row) == "3 units, 50.00% within 1"
-    _compare(row, np.zeros(3, np.float32), np.zeros(4, np.float32), None)
-    assert row.error == float("inf")
+    d = Distance()
+    d.add(np.array([3, 5], np.int8), np.array([3, 4], np.int8), None)
+    assert (d.units, d.within_one, d.error) == (1, 1.0, 0.0)
+    assert d.within(0.0)
+    d.add(np.float32([0.5, 1.25]), np.float32([0.5, 0.5]), 0.25)
+    assert (d.units, d.within_one) == (3, 0.5)
+    assert not d.within(1.0)
+    row = Row("m", "restless", distance=d, usual=d, spread=Distance(units=2))
+    three = "3 units, 50.00% within 1"
+    assert (
+        agreement(row)
+        == f"**restless**; {three}; as it comes {three}; itself 2 units, 100.00% within 1"
+    )
+    d.add(np.zeros(3, np.float32), np.zeros(4, np.float32), None)
+    assert d.error == float("inf")
 
 
 def test_noise_of_bounded_operators() -> None:
@@ -66,4 +73,4 @@ def test_a_model_with_states_runs_on_from_each_run() -> None:
     except ZooError as err:
         pytest.skip(str(err))
     row = survey("microwakeword_okay_nabu_int8", seeds=2)
-    assert (row.outcome, row.runs, row.states, row.units) == ("agrees", 100, 6, 0)
+    assert (row.outcome, row.runs, row.states, row.distance.units) == ("agrees", 100, 6, 0)

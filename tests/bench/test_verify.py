@@ -9,7 +9,8 @@ import pytest
 
 import tilewright
 from tilewright.bench.inputs import make_inputs
-from tilewright.bench.verify import Verifier, layer_error, onnxruntime_reference, relative_error
+from tilewright.bench.references import onnxruntime_reference
+from tilewright.bench.verify import Verifier, layer_error, relative_error
 from tilewright.frontend.expose import expose
 
 MODEL = Path(__file__).resolve().parents[1] / "data" / "mlperftiny_dscnn_kws_fp32_randw.onnx"

@@ -82,8 +82,9 @@ def _aborts(interpreter: Any) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-def litert_reference(source: Path | bytes, inner: set[str]) -> Reference | None:
-    """Runs the model in LiteRT's reference kernels; None where it is not installed or lacks an operator.
+def litert_reference(source: Path | bytes, inner: set[str], plain: bool = True) -> Reference | None:
+    """Runs the model in LiteRT's reference kernels, or as it comes if not `plain`; None where it is not installed or
+    lacks an operator.
 
     Where those kernels abort the process (LiteRT 2.3: MEAN of int8), its optimised ones are asked instead.
     Variables of the model keep their values from run to run. Inner values are those of tensors that are
@@ -93,7 +94,7 @@ def litert_reference(source: Path | bytes, inner: set[str]) -> Reference | None:
         return None
     keep = {"experimental_preserve_all_tensors": True}
     try:
-        interpreter = open_interpreter(source, reference=True, **keep)
+        interpreter = open_interpreter(source, reference=plain, **keep)
     except ValueError:  # an operator that has no reference kernel
         interpreter = open_interpreter(source, plain=True, **keep)
     try:
@@ -116,7 +117,7 @@ def litert_reference(source: Path | bytes, inner: set[str]) -> Reference | None:
         if shapes != given:  # allocating anew would reset the variables
             set_inputs(interpreter, inputs)
             shapes[:] = given
-        if not tried and _aborts(interpreter):
+        if plain and not tried and _aborts(interpreter):
             interpreter = open_interpreter(source, plain=True, **keep)
             set_inputs(interpreter, inputs)
         tried = True

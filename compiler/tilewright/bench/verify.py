@@ -25,23 +25,19 @@ Invariant: the first step that departs in either way is named; nothing is judged
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tilewright.api import Compiled
-from tilewright.bench.litert import Reference, litert_reference
+from tilewright.bench.references import reference_of
 from tilewright.bench.sensitivity import SLACK, unrest
 from tilewright.core.dtypes import I8, U8
 from tilewright.device.cuda_device import CudaModel
 from tilewright.device.linux_model import LinuxModel
-from tilewright.errors import ModelError
-from tilewright.frontend.expose import expose
 from tilewright.frontend.models import is_tflite, load_model
 from tilewright.graph import interp
 from tilewright.graph.ir import Array, Graph
@@ -58,7 +54,7 @@ _BOUNDED = frozenset(
 )
 NOISE = 4 * float(np.finfo(np.float32).eps)
 #: Operators that only move what they are given.
-_MOVES = frozenset({"reshape", "transpose", "slice", "concat", "copy", "gather", "expand"})
+_MOVES = frozenset({"reshape", "transpose", "slice", "concat", "copy", "gather", "expand", "where"})
 #: What a reference shows of its inside in float16 is rounded, and it goes on from that: two steps.
 HALF_STEPS = 2.0**-9
 #: Of a model with states, so many runs are judged layer by layer, and this many are verified at least.
@@ -329,7 +325,10 @@ def is_noise(graph: Graph, output: str, a: Array, b: Array) -> bool:
         if node is None or node.op not in _BOUNDED | _MOVES:
             return False
         if node.op in _MOVES:
-            todo += node.inputs if node.op == "concat" else node.inputs[:1]
+            from_where = {"concat": node.inputs, "where": node.inputs[1:]}
+            todo += [
+                v for v in from_where.get(node.op, node.inputs[:1]) if v not in graph.constants
+            ]
     with np.errstate(invalid="ignore"):
         return bool((np.abs(a.astype(np.float64) - b.astype(np.float64)) <= NOISE).all())
 
@@ -346,55 +345,6 @@ def layer_error(a: Array, b: Array) -> float:
         near = np.abs(a.astype(int) - b.astype(int)).max(initial=0) <= 1
         return 0.0 if near else error
     return error
-
-
-def reference_of(source: Path | bytes, inner: set[str]) -> tuple[Reference | None, str]:
-    """Who runs a model of this format, and the name; None stands for our interpreter where that one cannot."""
-    if is_tflite(source):
-        found, name = litert_reference(source, inner), "LiteRT"
-    else:
-        found, name = onnxruntime_reference(source, inner), "ONNX Runtime"
-    if found is None:
-        name = f"the NumPy interpreter ({name} is not installed or lacks an operator)"
-    return found, name
-
-
-def onnxruntime_reference(source: Path | bytes, inner: set[str]) -> Reference | None:
-    """Runs the model in ONNX Runtime, unoptimised; None where it is not installed or lacks an operator."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        return None
-    ort: Any = importlib.import_module("onnxruntime")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    shown = expose(source, inner)
-    state: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-    try:
-        session = ort.InferenceSession(shown.data, options, providers=["CPUExecutionProvider"])
-    except (state.Fail, state.InvalidGraph, state.NotImplemented):
-        return None
-    names = [*shown.outputs, *shown.inner]
-    # what is shown in float16 is rounded there, which it would not be inside
-    halves = any(o.type == "tensor(float16)" for o in session.get_outputs())
-    plain = expose(source, set()).data if halves else None
-    alone = (
-        ort.InferenceSession(plain, options, providers=["CPUExecutionProvider"]) if plain else None
-    )
-
-    def run(inputs: Mapping[str, Array]) -> tuple[list[Array], dict[str, Array]]:
-        try:
-            results = [np.asarray(v) for v in session.run(names, dict(inputs))]
-        except (state.Fail, state.InvalidArgument, state.RuntimeException) as err:
-            said = " ".join(str(err).split())[:300]
-            raise ModelError(
-                f"ONNX Runtime cannot run these inputs ({said}); give values that the model accepts with --input"
-            ) from None
-        count = len(shown.outputs)
-        if alone is not None:
-            results[:count] = [np.asarray(v) for v in alone.run(names[:count], dict(inputs))]
-        return results[:count], dict(zip(names[count:], results[count:], strict=True))
-
-    return run
 
 
 def _recorded(
