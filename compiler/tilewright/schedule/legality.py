@@ -153,11 +153,10 @@ def reordering(nest: Sequence[For], after: Sequence[str]) -> str | None:
             if at != index:
                 return f"`{buffer}` is read at {list(map(str, at))} and written at {list(map(str, index))}"
         for other in [i for b, i in stores if b == buffer]:
-            fixed = _undecided(index, other, before, bound, ranges)
-            if (
-                not reads and other == index
-            ):  # what `overlap` moved back writes the same values twice
-                fixed = [v for v in fixed if not any(clamped(i, v) for i in index)]
+            # iterations of tiles that `overlap` moved back meet where they write the same values
+            again = () if reads or other != index else index
+            loops = [v for v in before if not any(clamped(i, v) for i in again)]
+            fixed = _undecided(index, other, loops, bound, ranges)
             order = [v for v in after if v in fixed]
             if fixed != order:
                 return f"the order of updates of `{buffer}` would change ({fixed} -> {order})"
