@@ -22,6 +22,7 @@ NESTED = (("v", (0, 7)), ("w", (0, 3)))
     (V,), (OUTER, V * 2 + OUTER), (V // 3, V % 3), ((V // 3) * 3 + V % 3,), (V // 12, V // 4 % 3, V % 4),
     (V // 12, V % 12 // 4, V % 4), (FUSED // 5, FUSED % 5), (FUSED // 6, FUSED % 6 // 2, OUTER, FUSED % 2),
     (V % 3 - (V // 3) * 3,), ((OUTER * 224 + V) // 448, (OUTER * 7 + V // 32) % 14, V % 32),
+    ((OUTER * 207 + V) // 828, OUTER % 4, V // 69, V // 23 % 3, V % 23),
     (V % 17, ((OUTER * 255 + V) // 102) * 2, ((OUTER * 15 + V // 17) % 6) * 2),
 ], ids=str)  # fmt: skip
 def test_apart(index: tuple[Ix, ...]) -> None:

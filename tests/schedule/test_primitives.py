@@ -31,6 +31,7 @@ def test_every_primitive_is_a_file_with_a_function_of_its_name() -> None:
         "stage",
         "pack",
         "lanes",
+        "rfactor",
     } <= set(primitives())
 
 
@@ -63,6 +64,24 @@ def test_reordering_a_carried_dependence_is_refused() -> None:
     kernel = Kernel("k", (Param(dense("y", F32, (3, 5)), "out"),), body)
     with pytest.raises(ScheduleError, match="read at"):
         apply(kernel, [step("reorder", ["j", "i"])])
+
+
+def test_rfactor_keeps_chains_apart() -> None:
+    """Partial sums per column stay in vectors: stage, reorder, unroll and vectorize go over them."""
+    kernel = matmul(3, 16, 24, U32)
+    trace = [step("split", "k", 4, "ko", "ki"), step("rfactor", "acc", "ko", "ki"), step("stage", ["n"]),
+             step("reorder", ["ko", "ki", "n"]), step("unroll", "ki"), step("vectorize", "n")]  # fmt: skip
+    made = apply(kernel, trace)
+    prove_bounds(made)
+    arrays = integers(kernel)
+    assert np.array_equal(interpret(made, arrays)["C"], arrays["A"] @ arrays["B"])
+    for steps, why in (
+        ([step("rfactor", "acc", "k", "n")], "perfectly nested"), ([step("rfactor", "acc", "n", "n")], "does more"),
+        ([step("split", "k", 5, "ko", "ki"), step("rfactor", "acc", "ko", "ki")], "no constant number"),
+        ([trace[0], trace[1], trace[1]], "already"), ([step("rfactor", "A", "k", "k")], "does more"),
+    ):  # fmt: skip
+        with pytest.raises(ScheduleError, match=why):
+            apply(kernel, steps)
 
 
 def _stores(*index: Ix, add: bool = False) -> Kernel:
@@ -117,11 +136,18 @@ def test_random_legal_traces_keep_the_result(data: st.DataObject, m: int, n: int
                 break
             var = data.draw(st.sampled_from(names))
             fresh = f"v{len(trace)}"
-            choice = data.draw(
-                st.sampled_from(
-                    ["split", "reorder", "unroll", "vectorize", "stage", "fuse", "lanes", "pack"]
-                )
-            )
+            kinds = [
+                "split",
+                "reorder",
+                "unroll",
+                "vectorize",
+                "stage",
+                "fuse",
+                "lanes",
+                "rfactor",
+                "pack",
+            ]
+            choice = data.draw(st.sampled_from(kinds))
             s = {
                 "split": step(
                     "split", var, data.draw(st.integers(1, 17)), f"{fresh}o", f"{fresh}i"
@@ -132,6 +158,7 @@ def test_random_legal_traces_keep_the_result(data: st.DataObject, m: int, n: int
                 "stage": step("stage", [var]),
                 "fuse": step("fuse", var, data.draw(st.sampled_from(names)), f"{fresh}f"),
                 "lanes": step("lanes", "acc", var, data.draw(st.sampled_from([2, 8]))),
+                "rfactor": step("rfactor", "acc", data.draw(st.sampled_from(names)), var),
                 "pack": step("pack", "B", [[1, 8, "outer"], [0, 0, "whole"], [1, 8, "inner"]]),
             }[choice]
             try:

@@ -53,8 +53,7 @@ def command(
     for name in names or list(zoo()):
         rows.append(survey(name, target, parse_shapes(shape), seeds, tolerance, limit))
         if not table:
-            said = f"{name}: {rows[-1].outcome}, {agreement(rows[-1])}"
-            console.print(escape(said), soft_wrap=True)
+            console.print(escape(f"{name}: {agreement(rows[-1])}"), soft_wrap=True)
     if lines is not None:
         lines.write_text("".join(json.dumps(asdict(r)) + "\n" for r in rows), encoding="utf-8")
     if table:

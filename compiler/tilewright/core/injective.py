@@ -97,12 +97,20 @@ def _parts(form: Ix, var: str) -> tuple[Ix, Ix]:
 
 
 def _told_apart(forms: list[Ix], base: Ix, var: str) -> bool:
+    """Whether those forms that are made of digits of `base` say together what it is."""
     if not coefficient(base, var):
         return False
+    of_base = [f for f in forms if _is_made_of(f, base, var)]
+    return any(proof(of_base, base, var) for proof in (_tiled, _enumerated))
+
+
+def _is_made_of(form: Ix, base: Ix, var: str) -> bool:
     try:
-        return _tiled(forms, base, var) or _enumerated(forms, base, var)
+        _value(form, base, var, 0)
+        list(_periods(form, var))
     except _NoDigitError:
         return False
+    return True
 
 
 def clamped(form: Ix, var: str) -> bool:
@@ -119,7 +127,10 @@ class _NoDigitError(Exception):
 def _tiled(forms: list[Ix], base: Ix, var: str) -> bool:
     """Whether digits that stand alone in their dims say together what `base` is."""
     alone = [next(_moving(f, var))[0] for f in forms if len(list(_moving(f, var))) == 1]
-    digits = [_digit(a, base, var) for a in alone]
+    try:
+        digits = [_digit(a, base, var) for a in alone]
+    except _NoDigitError:
+        return False
     known = 1  # base modulo this is known
     while True:
         for low, high in digits:

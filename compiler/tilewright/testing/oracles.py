@@ -278,7 +278,9 @@ def _emulated(
 
 def _reordered(s: _Subject) -> bool:
     """Whether the schedule adds in another order."""
-    return any(step.primitive in ("lanes", "widen", "tensorize_mma") for step in s.case.trace)
+    return any(
+        step.primitive in ("lanes", "rfactor", "widen", "tensorize_mma") for step in s.case.trace
+    )
 
 
 #: Those that run native code here, and those for other machines.

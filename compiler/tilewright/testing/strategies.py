@@ -216,6 +216,14 @@ def _steps(kernel: Kernel, target: Target, fresh: str) -> list[st.SearchStrategy
         options.append(
             st.builds(lambda pair, w: step("lanes", *pair, w), st.sampled_from(sums), width)
         )
+    if sums and nests:
+        inside = st.sampled_from(nests).flatmap(
+            lambda n: st.integers(1, len(n) - 1).flatmap(
+                lambda i: st.integers(0, i).map(lambda o: (n[o], n[i]))
+            )
+        )
+        acc = st.sampled_from(sums).map(lambda pair: pair[0])
+        options.append(st.builds(lambda a, pair: step("rfactor", a, *pair), acc, inside))
     if target.dot:
         options.append(st.builds(lambda v: step("tensorize", v), var))
     return options + (_gpu_steps(kernel, var) if target.family == "cuda" else [])
@@ -272,7 +280,7 @@ def _around_scratch(kernel: Kernel) -> list[list[str]]:
 
 
 def _sums(kernel: Kernel) -> list[tuple[str, str]]:
-    """Scratch and loops that store into it, of which `lanes` makes partial sums."""
+    """Scratch and loops that store into it, of which `lanes` and `rfactor` make partial sums."""
     scratch = {s.buffer.name for s in walk(kernel.body) if isinstance(s, Alloc)}
     found = {
         (name, s.var): None

@@ -62,7 +62,7 @@ def lanes(kernel: Kernel, acc: str, var: str, width: int) -> Kernel:
 def _lanes(loop: For, acc: str, width: int) -> tuple[Stmt, ...]:
     if any(isinstance(s, For) for s in loop.body):
         raise ScheduleError(f"`{loop.var}` is not an innermost loop")
-    op, dtype = _operator(loop.body, acc)
+    op, dtype = associative(loop.body, acc)
     part, lane = f"{acc}_lanes_{loop.var}", f"{loop.var}_lane"
     buffer = dense(part, dtype, (width,), "register")
 
@@ -86,7 +86,7 @@ def _lanes(loop: For, acc: str, width: int) -> tuple[Stmt, ...]:
 
     out: list[Stmt] = [
         Alloc(buffer),
-        For(lane, Ix(width), (Store(part, (ix(lane),), _identity(op, dtype)),), "vector"),
+        For(lane, Ix(width), (Store(part, (ix(lane),), identity(op, dtype)),), "vector"),
     ]
     if n // width != Ix(0):
         out.append(For(block, n // width, (piece(ix(block) * width, Ix(width)),)))
@@ -102,7 +102,7 @@ def _lanes(loop: For, acc: str, width: int) -> tuple[Stmt, ...]:
     return tuple(out)
 
 
-def _operator(body: Block, acc: str) -> tuple[BinaryOp, DType]:
+def associative(body: Block, acc: str) -> tuple[BinaryOp, DType]:
     """The one associative operator of all updates of `acc`."""
     found: set[BinaryOp] = set()
     dtype: DType | None = None
@@ -136,7 +136,7 @@ def _operator(body: Block, acc: str) -> tuple[BinaryOp, DType]:
 _OPS = frozenset({"add", "mul", "min", "max"})
 
 
-def _identity(op: BinaryOp, dtype: DType) -> Const:
+def identity(op: BinaryOp, dtype: DType) -> Const:
     if op in ("add", "mul"):
         return Const(0 if op == "add" else 1, dtype)
     if dtype.is_float:

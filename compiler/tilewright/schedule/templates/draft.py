@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tilewright.core.index import Ix, coefficient, variables
+from tilewright.core.index import Ix, coefficient, simplify, variables
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import Alloc, Buffer, Fma, For, Kernel
 from tilewright.loop.rewrite import accesses, expressions, loads, loops, walk
@@ -114,7 +114,7 @@ def stride(buffer: Buffer, index: tuple[Ix, ...], var: str) -> int | None:
     offset = Ix(0)
     for i, s in zip(index, buffer.strides, strict=True):
         offset = offset + i * s
-    return coefficient(offset, var)
+    return coefficient(simplify(offset, {}), var)  # dims that a fused loop runs over are one
 
 
 def contiguous(kernel: Kernel, var: str) -> bool:

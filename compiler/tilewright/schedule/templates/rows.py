@@ -72,7 +72,21 @@ def _reduction(kernel: Kernel, target: Target, vectors: int) -> Trace:
     d = Draft(kernel)
     if unit is not None and unit != sums[-1]:
         d.try_("reorder", [*[v for v in sums if v != unit], unit])
+    if sums and unit == sums[-1]:
+        _join_rows(d, sums)
     return (*d.trace, *row_reduction(d.kernel, target, vectors))
+
+
+def _join_rows(d: Draft, sums: Sequence[str]) -> None:
+    """Make one loop of reduced dims that follow each other in memory: partial results are combined once at the
+    end, not once a row, so that it costs less and fewer roundings add up."""
+    inner = sums[-1]
+    for outer in reversed(sums[:-1]):
+        trial = Draft(d.kernel)
+        if not trial.try_("fuse", outer, inner, outer) or not contiguous(trial.kernel, outer):
+            return
+        d.do("fuse", outer, inner, outer)
+        inner = outer
 
 
 def accumulators(kernel: Kernel) -> dict[str, str]:
@@ -137,6 +151,7 @@ def column_reduction(
         return _scalar_columns(d, cols, sums)
     n = d.extent(cols)
     block = min(block or 4, max(1, n // width))
+    sums = [*sums, *_chains(d, sums, target.registers // 2 // block)]
     lanes, inner = cols, []
     outer: list[str] = []
     if n > width:
@@ -160,6 +175,32 @@ def column_reduction(
     d.do("vectorize", lanes)
     parallelize_outer(d, volume(kernel))
     return d.trace
+
+
+#: A sum of so many terms a chain is worth being cut into chains.
+_LONG_CHAIN = 256
+
+
+def _chains(d: Draft, sums: Sequence[str], most: int) -> list[str]:
+    """Cut the only sum into as many chains as there are registers for, at most eight; the loops that came of it.
+
+    Additions of one chain wait for each other, and their roundings add up.
+    """
+    accumulated = {key.split("@")[0] for key in accumulators(d.kernel)}
+    if not sums or len(accumulated) != 1:
+        return []
+    last, total = sums[-1], prod(d.extent(v) for v in sums)
+    for ways in (8, 4, 2):
+        if ways <= most and d.extent(last) % ways == 0 and total >= ways * _LONG_CHAIN:
+            trial = Draft(d.kernel)
+            trial.do("split", last, ways, last, f"{last}c")
+            outer = sums[0] if trial.has(sums[0]) else f"{last}c"
+            if not trial.try_("rfactor", *accumulated, outer, f"{last}c"):
+                return []
+            for s in trial.steps:
+                d.do(s.primitive, *s.args)
+            return [f"{last}c"]
+    return []
 
 
 def _scalar_columns(d: Draft, cols: str, sums: Sequence[str]) -> Trace:
