@@ -11,6 +11,7 @@ from tilewright.errors import TilewrightError
 from tilewright.graph.ir import Graph, Node, TensorType
 from tilewright.schedule.target import load_target
 from tilewright.testing import graphs
+from tilewright.testing.graph_mutants import GRAPH_MUTANTS, GraphMutant, planted
 from tilewright.testing.graph_strategies import fuzz_graphs
 from tilewright.testing.graphs import GraphCase
 
@@ -35,51 +36,17 @@ def case() -> GraphCase:
     return GraphCase(g, TARGET)
 
 
-#: Bugs planted in the worker's process: (statements, stage to blame).
-BUGS = {
-    "life too short": (
-        "import tilewright.pipeline as p\n"
-        "A = p.Allocation\n"
-        "p.Allocation = lambda n, size, a, b: A(n, size, a, b if a == 0 and b > 3 else a)",
-        "stage memory",
-    ),
-    "pass that drops a node": (
-        "import tilewright.pipeline as p\n"
-        "from tilewright.graph.passes import PASSES\n"
-        "def simplify(g):\n"
-        "  g = g.clone()\n"
-        "  for i, n in enumerate(g.nodes):\n"
-        "    if n.op == 'relu': g.nodes[i] = n.with_(op='neg')\n"
-        "  return g\n"
-        "p.PASSES = tuple(simplify if q.__name__ == 'simplify' else q for q in PASSES)",
-        "stage simplify",
-    ),
-    "fusion of another operator": (
-        "import tilewright.pipeline as p\n"
-        "from tilewright.graph.fuse import Group, fuse\n"
-        "def wrong(place, on=True):\n"
-        "  groups = fuse(place, on)\n"
-        "  def bad(n): return n.with_(op='abs') if n.op == 'relu' else n\n"
-        "  return [Group((g.nodes[0], *map(bad, g.nodes[1:]))) for g in groups]\n"
-        "p.fuse = wrong",
-        "stage fuse",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("bug", BUGS)
-def test_planted_bugs_are_named_and_made_small(bug: str) -> None:
-    statements, guilty = BUGS[bug]
+@pytest.mark.parametrize(
+    "mutant", [m for m in GRAPH_MUTANTS if m.stage != "eliminate_dead"], ids=lambda m: m.name
+)
+def test_planted_bugs_are_named_and_made_small(mutant: GraphMutant) -> None:
     assert graphs.judge(case()) is None
-    graphs._workers[0].submit(exec, statements, {}).result()
-    try:
+    with planted(mutant):
         failure = graphs.judge(case())
         assert failure is not None
         small = graphs.minimise(case())
         assert len(small.graph.nodes) < 5 and small.failure is not None
-        assert graphs.blame(small) == guilty
-    finally:
-        graphs._workers.pop().shutdown(wait=False, cancel_futures=True)
+        assert graphs.blame(small) == f"stage {mutant.stage}"
 
 
 def test_no_drawn_graph_is_wrong() -> None:

@@ -86,17 +86,28 @@ def compiled_results(case: GraphCase, without: Set[str], poison: int, checked: b
 _workers: list[LocalExecutor] = []
 
 
+def worker() -> LocalExecutor:
+    """The process that compiles and runs graphs."""
+    if not _workers:
+        _workers.append(LocalExecutor(1, 60.0))
+    return _workers[0]
+
+
+def forget_worker() -> None:
+    """End that process; the next graph gets another one."""
+    while _workers:
+        _workers.pop().shutdown(wait=False, cancel_futures=True)
+
+
 def judge(case: GraphCase, without: Set[str] = frozenset()) -> Failure | None:
     """What is wrong with the compiled graph, if anything. Raises `TargetError` if its code does not run here."""
     if not runs_here(load_target(case.target)):
         raise TargetError(f"graphs are run here, and code for {case.target} does not run here")
-    if not _workers:
-        _workers.append(LocalExecutor(1, 60.0))
     want = interp.run(case.graph, case.inputs())
     for poison, checked in ((POISONS[0], False), (POISONS[1], True)):
         how = "checked code" if checked else "compiled"
         try:
-            got = _workers[0].submit(compiled_results, case, without, poison, checked).result()
+            got = worker().submit(compiled_results, case, without, poison, checked).result()
         except WorkerLost as err:
             return Failure("graph", f"{how}: {err}")
         except (Stopped, TilewrightError) as err:

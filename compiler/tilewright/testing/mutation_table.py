@@ -1,6 +1,6 @@
 """After how many examples the tests find bugs that were planted, and how small they make the case.
 
-In: names of mutants, or none for all. Out: a table in Markdown; exit code 1 if one was not found.
+In: names of mutants, or none for all. Out: tables in Markdown (kernels, graphs); exit code 1 if one was not found.
 
     python -m tilewright.testing.mutation_table [NAME ...]
 """
@@ -12,8 +12,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tilewright.testing import graph_mutants
 from tilewright.testing.case import Case, Failure
 from tilewright.testing.fuzz import fuzz
+from tilewright.testing.graph_mutants import GRAPH_MUTANTS, GraphMutant
+from tilewright.testing.graph_strategies import fuzz_graphs
 from tilewright.testing.mutants import MUTANTS, Mutant, planted
 from tilewright.testing.oracles import judge
 from tilewright.testing.worker import Worker
@@ -71,6 +74,44 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True)
+class GraphRow:
+    """What came of a bug in a graph stage; `examples` is 0 if it was not found."""
+
+    mutant: GraphMutant
+    examples: int
+    nodes: int = 0
+    extent: int = 0
+    blamed: str = ""
+
+
+def search_graphs(
+    mutant: GraphMutant, target: str = "x86-64-v4", most: int = 500, seed: int = 0
+) -> GraphRow:
+    """Look for a bug in a graph stage with at most `most` graphs."""
+    with graph_mutants.planted(mutant):
+        found = fuzz_graphs(target, 600, seed, most=most, enough=1)
+    if not found.failures:
+        return GraphRow(mutant, 0)
+    case = found.failures[0]
+    longest = max((n for t in case.graph.types.values() for n in t.shape), default=1)
+    return GraphRow(mutant, found.examples, len(case.graph.nodes), longest, case.guilty)
+
+
+def graph_table(rows: Sequence[GraphRow]) -> str:
+    """Markdown."""
+    lines = [
+        "| planted bug | found after graphs | nodes left | longest dim | blamed |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for r in rows:
+        lines.append(
+            f"| {r.mutant.what} (`{r.mutant.name}`) | {r.examples or '**not found**'} | {r.nodes} | "
+            f"{r.extent} | {r.blamed} |"
+        )
+    return "\n".join(lines)
+
+
 def main(names: Sequence[str]) -> int:
     """Search for all mutants, or those named; prints the table. 1 if one was not found."""
     rows: list[Row] = []
@@ -80,8 +121,13 @@ def main(names: Sequence[str]) -> int:
         rows.append(search(m))
         r = rows[-1]
         print(f"{m.name}: {r.examples} examples, {r.oracle}, {r.steps} steps, longest dim {r.extent}, {r.seconds:.0f} s", file=sys.stderr, flush=True)  # fmt: skip
-    print(table(rows))
-    return int(any(not r.examples for r in rows))
+    wanted = [m for m in GRAPH_MUTANTS if not names or m.name in names]
+    graphs = [search_graphs(m) for m in wanted]
+    if rows:
+        print(table(rows))
+    if graphs:
+        print(graph_table(graphs))
+    return int(any(not n for n in (*(r.examples for r in rows), *(g.examples for g in graphs))))
 
 
 if __name__ == "__main__":

@@ -156,11 +156,14 @@ def _merge_transpose(g: Graph, node: Node, made: Mapping[str, Node]) -> Node:
 
 
 def _merge_reduction(g: Graph, node: Node, made: Mapping[str, Node]) -> Node:
-    """Reducing dims of one element only drops them, or nothing."""
-    shape = g.types[node.inputs[0]].shape
-    if any(shape[int(a)] != 1 for a in _numbers(node, "axes")):
+    """Reducing dims of one element only drops them, or nothing; the sum of a byte may be wider than it."""
+    x, y = g.types[node.inputs[0]], g.types[node.outputs[0]]
+    if any(x.shape[int(a)] != 1 for a in _numbers(node, "axes")):
         return node
-    return _merge_reshape(g, _reshape(node, g.types[node.outputs[0]]), made)
+    if x.dtype is not y.dtype:
+        same = x.shape == y.shape
+        return node.with_(op="cast", attrs={"to": y.dtype.name}) if same else node
+    return _merge_reshape(g, _reshape(node, y), made)
 
 
 def _reshape(node: Node, out: TensorType) -> Node:
