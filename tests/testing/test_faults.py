@@ -13,7 +13,7 @@ from tilewright.loop.ir import Kernel
 from tilewright.loop.parse import parse
 from tilewright.pipeline import resolve_target
 from tilewright.testing.native import Native
-from tilewright.testing.worker import Outcome, Worker
+from tilewright.testing.worker import Outcome, Unjudged, Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="guard pages are Linux's here")
 
@@ -147,3 +147,9 @@ def test_code_that_is_not_optimised_computes_the_same() -> None:
     with Worker(seconds=20, optimised=False) as plain:
         found = run(plain, COPY)
         assert np.array_equal(found.outputs["y"], np.arange(1, 9, dtype=np.float32))
+
+
+def test_what_does_not_compile_in_time_is_not_judged() -> None:
+    """No hang of the kernel: nothing ran yet."""
+    with Worker(seconds=0.005) as short, pytest.raises(Unjudged):
+        run(short, VECTOR)

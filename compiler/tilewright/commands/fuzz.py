@@ -90,6 +90,10 @@ def command(
         f"{found.seconds:.0f} s: "
         + (f"[red]{len(found.failures)} failures[/red]" if found.failures else "no failure")
     )
+    if found.unjudged:
+        console.print(
+            f"{found.unjudged} examples were not judged: LLVM needs more than a minute for what they make"
+        )
     if not found.names:
         raise typer.BadParameter("none of these operators has a sample that needs a kernel")
     if found.failures:

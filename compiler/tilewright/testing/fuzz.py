@@ -26,6 +26,7 @@ from tilewright.testing.minimise import blame, minimise
 from tilewright.testing.oracles import judge
 from tilewright.testing.strategies import cases
 from tilewright.testing.subjects import testable
+from tilewright.testing.worker import Unjudged
 
 #: Examples that Hypothesis plans at a time; failures after which the search ends.
 ROUND = 40
@@ -98,6 +99,8 @@ class Report:
     names: tuple[str, ...]
     seconds: float = 0.0
     examples: int = 0
+    unjudged: int = 0
+    """Examples that LLVM did not compile in time: their code is not known to be right."""
     failures: list[Case] = field(default_factory=list[Case])
     coverage: Coverage = field(default_factory=Coverage)
 
@@ -186,6 +189,9 @@ def _round(
         try:
             failure = test(case)
         except ScheduleError:
+            return
+        except Unjudged:
+            out.unjudged += 1
             return
         except TilewrightError as err:
             failure = Failure("compile", str(err))

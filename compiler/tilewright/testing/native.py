@@ -16,6 +16,7 @@ import pickle
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,9 @@ Array = npt.NDArray[Any]
 Side = Literal["right", "left"]
 
 _PAGE = mmap.PAGESIZE
+
+#: Suffix of the file next to `faults` that says that there is code, and it runs now.
+COMPILED = ".compiled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ def _execute(job: Native) -> dict[str, Array]:
             buffer = replace(buffer, shape=array.shape, strides=dense_strides(array.shape))
         regions.append(_Region(buffer, array, p.role == "out", job))
     code, texts = _compiled(kernel, job)
+    if job.faults:
+        Path(job.faults).with_suffix(COMPILED).touch()
     step = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
         code.address("t_step0")
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.errors import TilewrightError
-from tilewright.testing.native import Array, Native, Outside, Spilled, execute
+from tilewright.testing.native import COMPILED, Array, Native, Outside, Spilled, execute
 from tilewright.tune.workers import LocalExecutor, WorkerLost, WorkerTimeout
 
 
@@ -33,6 +33,10 @@ class Outcome:
     buffer: str = ""
 
 
+class Unjudged(TilewrightError):
+    """Nothing is known of a case: compiling it takes too long."""
+
+
 class Worker:
     """One worker process; use it as a context, or `close` it. A job hangs if compiling and running it take
     longer than `seconds`: by default what a busy machine never needs for kernels of tests."""
@@ -42,16 +46,22 @@ class Worker:
         self._executor = LocalExecutor(1, seconds)
         self._folder = tempfile.TemporaryDirectory(prefix="tilewright-worker-")
         self._faults = Path(self._folder.name) / "fault.json"
+        self._compiled = self._faults.with_suffix(COMPILED)
 
     def run(self, job: Native) -> Outcome:
-        """Run one job; never raises for what the code does."""
+        """Run one job; never raises for what the code does. Raises `Unjudged` if there is no code in time."""
         self._faults.unlink(missing_ok=True)
+        self._compiled.unlink(missing_ok=True)
         try:
             faults, fast = str(self._faults), job.optimised and self._optimised
             whole = replace(job, faults=faults, mutant=self._mutant, optimised=fast)
             future = self._executor.submit(execute, whole)
             return Outcome(future.result())
         except WorkerTimeout:
+            if not self._compiled.exists():
+                raise Unjudged(
+                    "the optimiser needs too long for what this schedule makes"
+                ) from None
             return Outcome(problem="hang", message="the kernel does not end")
         except WorkerLost as err:
             return self._crashed(str(err))

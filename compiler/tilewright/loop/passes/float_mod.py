@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from math import ceil, frexp, inf, nan
 
+import numpy as np
+
 from tilewright.core.dtypes import F64, I32, I64, DType
 from tilewright.loop.ir import Binary, BinaryOp, Bitcast, Const, Expr, Fma, Select, Unary
 
@@ -27,14 +29,15 @@ def remainder(x: Expr, y: Expr) -> Expr:
     """fmod(x, y) for two f32 or two f64 expressions; a literal y costs fewer steps."""
     dtype = x.dtype
     size, zero = Unary("abs", y), Const(0.0, dtype)
+    most = Const(float(np.finfo(np.float64 if dtype is F64 else np.float32).max), dtype)
     r: Expr = Unary("abs", x)
     scaled: list[Expr] = [size]
     for _ in range(_digits(y, dtype) - 1):
         scaled.append(_bin("mul", scaled[-1], Const(2.0 ** _DIGIT[dtype.bits], dtype)))
     for s in reversed(scaled):
         q = Unary("floor", _bin("div", r, s))
-        # an infinite multiple of y is larger than r: its digit is 0, and 0 times infinity no number
-        r = Select(_bin("lt", s, Const(inf, dtype)), Fma(Unary("neg", q), s, r), r)
+        # an infinite multiple of y is larger than r: its digit is 0, but 0 times infinity no number
+        r = Fma(Unary("neg", q), _bin("min", s, most), r)
     r = Select(_bin("lt", r, zero), _bin("add", r, size), r)
     proper = _bin("and", _bin("lt", Unary("abs", x), Const(inf, dtype)), _bin("gt", size, zero))
     return Select(proper, _signed(r, x), Const(nan, dtype))
