@@ -28,7 +28,8 @@ Patch = Callable[[Any], Any]
 class Mutant:
     """A planted bug: `what` is wrong; the attribute `where` (module:object.attribute) becomes `patch` of it.
 
-    `operators`: those that are searched, which must be able to show it.
+    `operators`: those that are searched, which must be able to show it. `drawing`: schedules are drawn with the bug,
+    too, since it accepts what is not legal.
     """
 
     name: str
@@ -36,6 +37,8 @@ class Mutant:
     where: str
     patch: Patch
     operators: tuple[str, ...] = ("matmul", "add", "reduce_sum", "conv2d")
+    drawing: bool = False
+    target: str = "x86-64-v4"
 
 
 @contextlib.contextmanager
@@ -145,6 +148,10 @@ def _first_group_lost(old: Any) -> Any:
 
 def _no_check(old: Any) -> Any:
     return lambda *args, **kwargs: None
+
+
+def _no_barriers(old: Any) -> Any:
+    return lambda kernel: frozenset()
 
 
 def _swapped_stage_index(old: Any) -> Any:
@@ -401,8 +408,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("fuse-wrong-divisor", "the outer index of fused loops is divided by one too many", "primitive:fuse", _fuse_wrong),
     Mutant("stage-no-init", "staged sums are not initialised", "tilewright.schedule.primitives.stage:_groups", _first_group_lost),
     Mutant("stage-swapped", "staged sums are read with two dims exchanged", "tilewright.schedule.primitives.stage:_expand", _swapped_stage_index),
-    Mutant("vectorize-unchecked", "vectorize accepts loops whose iterations depend on each other", "tilewright.schedule.primitives.vectorize:carried", _no_check, ("reduce_sum", "cumulative_sum", "matmul", "softmax")),
-    Mutant("parallel-race", "parallelize accepts loops whose iterations depend on each other", "tilewright.schedule.primitives.parallelize:carried", _no_check, ("cumulative_sum", "reduce_sum", "reduce_max", "scatter_elements")),
+    Mutant("vectorize-unchecked", "vectorize accepts loops whose iterations depend on each other", "tilewright.schedule.primitives.vectorize:carried", _no_check, ("reduce_sum", "cumulative_sum", "matmul", "softmax"), drawing=True),
+    Mutant("barrier-left-out", "threads do not wait for what others write", "tilewright.loop.simt:barriers", _no_barriers, ("matmul", "softmax", "reduce_sum", "conv2d"), target="cuda-sm80"),
     Mutant("lanes-identity", "partial sums begin at 1", "tilewright.schedule.primitives.lanes:identity", _identity_one, _ROWS),
     Mutant("rfactor-identity", "chains of a sum begin at 1", "tilewright.schedule.primitives.rfactor:identity", _identity_one, ("reduce_sum", "reduce_mean", "matmul")),
     Mutant("lanes-no-rest", "partial sums leave out what the width does not divide", "primitive:lanes", _after(_lanes_without_rest), _ROWS),

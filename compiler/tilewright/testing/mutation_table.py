@@ -7,6 +7,7 @@ In: names of mutants, or none for all. Out: tables in Markdown (kernels, graphs)
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -35,17 +36,18 @@ class Row:
     seconds: float = 0.0
 
 
-def search(mutant: Mutant, target: str = "x86-64-v4", most: int = 500, seed: int = 0) -> Row:
+def search(mutant: Mutant, most: int = 500, seed: int = 0) -> Row:
     """Look for a mutant with at most `most` examples."""
     begin = time.monotonic()
     worker = Worker(10.0, mutant.name)
 
     def test(case: Case) -> Failure | None:
-        with planted(mutant.name):
+        with contextlib.nullcontext() if mutant.drawing else planted(mutant.name):
             return judge(case, worker)
 
     try:
-        found = fuzz(mutant.operators, target, 600, seed, test=test, most=most, enough=1)
+        with planted(mutant.name) if mutant.drawing else contextlib.nullcontext():
+            found = fuzz(mutant.operators, mutant.target, 600, seed, test=test, most=most, enough=1)
     finally:
         worker.close()
     seconds = time.monotonic() - begin
