@@ -27,6 +27,7 @@ from tilewright.schedule.templates.draft import (
 )
 from tilewright.schedule.templates.rows import row_reduction
 from tilewright.schedule.templates.tiles import (
+    Tile,
     map_tile,
     most_rows,
     register_tile,
@@ -34,6 +35,11 @@ from tilewright.schedule.templates.tiles import (
     tiling_cycles,
 )
 from tilewright.schedule.trace import Trace
+
+#: So many panels keep two threads equally busy, whether or not their number is even.
+MANY_PANELS = 8
+#: What an even number of them may cost one thread.
+EVEN_COST = 1.05
 
 
 def product(kernel: Kernel, target: Target) -> Trace:
@@ -130,7 +136,7 @@ def contraction(
     """
     dots = dot_loop(kernel, target, _present(Draft(kernel), reduction), weights)
     tiling = _default_tiling(Draft(kernel), target, rows, cols, reduction, dots=dots)
-    return _contraction(kernel, tiling, rows, cols, reduction, weights, group)
+    return _contraction(kernel, target, tiling, rows, cols, reduction, weights, group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +175,21 @@ def _default_tiling(
     n = d.extent(cols)
     extents = [d.extent(v) for v in rows if d.has(v)]
     by_lane = _by_lane(dots, sums, target)
-    tile = register_tile(math.prod(extents), n, depth, target, by_lane=by_lane)
+
+    def best(panels: int) -> Tile:
+        found = register_tile(math.prod(extents), n, depth, target, 4, by_lane, panels)
+        if len(extents) != 2:
+            return found
+        return map_tile(extents, n, depth, target, found, by_lane, panels)
+
+    tile = best(1)
+    weights = depth * n * 4
+    if weights > target.l2_bytes // 2:  # threads share out panels, lest each reads all weights
+        pair = best(2)
+        few = math.ceil(n / (tile.vectors * target.lanes(4))) < MANY_PANELS
+        tile = pair if few and pair.cost <= EVEN_COST * tile.cost else tile
     shape: tuple[int, ...] = ()
     if len(extents) == 2:
-        tile = map_tile(extents, n, depth, target, tile, by_lane)
         shape = spatial_tile(extents[0], extents[1], tile.rows)
     elif extents:
         shape = (min(tile.rows, extents[0]),)
@@ -190,6 +207,7 @@ def _present(d: Draft, names: Sequence[str]) -> list[str]:
 
 def _contraction(
     kernel: Kernel,
+    target: Target,
     tiling: Tiling,
     rows: Sequence[str],
     cols: str,
@@ -203,7 +221,7 @@ def _contraction(
     work = math.prod(d.extent(v) for v in names)
     nest = [v for v in names if v not in reduction]
     _tile(d, tiling, nest, rows, cols, reduction, weights, group=group)
-    parallelize_outer(d, work)
+    parallelize_outer(d, work, target.l2_bytes // 2)
     return d.trace
 
 
@@ -249,7 +267,7 @@ def contraction_space(
         t = tiling(choice)
         if math.prod(t.shape) > max(most_rows(t.vectors, target, by_lane), 1):
             raise ScheduleError(f"a tile of {t.shape} x {t.vectors} vectors spills")
-        return _contraction(kernel, t, rows, cols, reduction, weights, group)
+        return _contraction(kernel, target, t, rows, cols, reduction, weights, group)
 
     def cost(choice: Choice) -> float:
         t = tiling(choice)

@@ -6,6 +6,7 @@ Invariant: `Draft.kernel` is always the kernel that `Draft.trace` makes of the o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tilewright.core.index import Ix, coefficient, simplify, variables
@@ -52,9 +53,13 @@ class Draft:
         return tuple(self.steps)
 
 
-def parallelize_outer(d: Draft, work: int) -> None:
+def parallelize_outer(d: Draft, work: int, cache_bytes: int = 0) -> None:
     """Run an outer loop on threads where there is enough work: the first one with enough iterations
-    to balance, else the longest."""
+    to balance, else the longest.
+
+    With `cache_bytes`, a loop does not move out where an operand larger than that would be read again in each of its
+    iterations: one thread would wait for memory, and several for each other.
+    """
     if work < MIN_PARALLEL_WORK or len(d.kernel.body) != 1 or not isinstance(d.kernel.body[0], For):
         return
     nest: list[For] = [d.kernel.body[0]]
@@ -66,9 +71,27 @@ def parallelize_outer(d: Draft, work: int) -> None:
     pick = next((f for f in free if f.extent.const >= 8), max(free, key=lambda f: f.extent.const))
     if pick is not nest[0]:
         before = [f.var for f in nest[: nest.index(pick)]]
-        if not d.try_("reorder", [pick.var, *before]):
+        again = 0 < cache_bytes < _read_again(d.kernel, pick.var, before)
+        if again or not d.try_("reorder", [pick.var, *before]):
             pick = nest[0]
     d.try_("parallelize", pick.var)
+
+
+def _read_again(kernel: Kernel, var: str, inside: Sequence[str]) -> int:
+    """Bytes of the largest operand that loops `inside` run over and loop `var` does not."""
+    known = {p.buffer.name: p.buffer for p in kernel.params}
+    moves: dict[str, set[str]] = {}
+    for name, index, store in accesses(kernel.body):
+        if name in known and not store:
+            moves.setdefault(name, set()).update(*[variables(i) for i in index])
+    return max(
+        (
+            math.prod(known[name].shape) * known[name].dtype.bytes
+            for name, used in moves.items()
+            if var not in used and used & set(inside)
+        ),
+        default=0,
+    )
 
 
 def on_threads(kernel: Kernel, trace: Trace) -> Trace:

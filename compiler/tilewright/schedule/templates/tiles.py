@@ -41,15 +41,22 @@ def most_rows(vectors: int, target: Target, by_lane: bool = False) -> int:
 
 
 def register_tile(
-    rows: int, cols: int, depth: int, target: Target, element_bytes: int = 4, by_lane: bool = False
+    rows: int,
+    cols: int,
+    depth: int,
+    target: Target,
+    element_bytes: int = 4,
+    by_lane: bool = False,
+    panels: int = 1,
 ) -> Tile:
     """The tile with the least modelled time for a rows x cols x depth product that fits the registers
-    (see `most_rows`). Remainders are charged what they cost.
+    (see `most_rows`). Remainders are charged what they cost. The columns are cut into a multiple of `panels`
+    panels, if they can be.
     """
     width = target.lanes(element_bytes)
     n_vectors = math.ceil(cols / width)
     best: Tile | None = None
-    for vectors in range(1, min(n_vectors, 8) + 1):
+    for vectors in _widths(n_vectors, panels):
         most = most_rows(vectors, target, by_lane)
         for r in range(1, min(max(most, 1), max(rows, 1)) + 1):
             cost = 0.0
@@ -61,6 +68,12 @@ def register_tile(
                 best = tile
     assert best is not None
     return best
+
+
+def _widths(n_vectors: int, panels: int) -> list[int]:
+    """Vectors that a tile may have, so that the number of panels is a multiple of `panels` where it can be."""
+    widths = range(1, min(n_vectors, 8) + 1)
+    return [v for v in widths if math.ceil(n_vectors / v) % panels == 0] or list(widths)
 
 
 def pieces(n: int, size: int) -> Iterator[tuple[int, int]]:
@@ -84,13 +97,19 @@ def spatial_tile(height: int, width: int, rows: int) -> tuple[int, int]:
 
 
 def map_tile(
-    extents: list[int], n: int, depth: int, target: Target, tile: Tile, by_lane: bool = False
+    extents: list[int],
+    n: int,
+    depth: int,
+    target: Target,
+    tile: Tile,
+    by_lane: bool = False,
+    panels: int = 1,
 ) -> Tile:
     """Choose the number of vectors again for the pixels a tile of this map really has."""
     width = target.lanes(4)
     n_vectors = math.ceil(n / width)
     best, best_cost = tile, math.inf
-    for vectors in range(1, min(n_vectors, 8) + 1):
+    for vectors in _widths(n_vectors, panels):
         most = most_rows(vectors, target, by_lane)
         if most < 1:
             continue
