@@ -18,9 +18,8 @@ def always_wrong(case: Case) -> Failure:
 
 def test_shrinking_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "GRACE", 1.0)
-    monkeypatch.setattr(search, "SHRINK", 1.0)
     begin = time.monotonic()
-    found = search.fuzz(["conv2d"], "x86-64-v3", 2.0, test=always_wrong)
+    found = search.fuzz(["conv2d"], "x86-64-v3", 2.0, test=always_wrong, shrink=1.0)
     assert time.monotonic() - begin < 2.0 + 2 * 1.0 + 8.0  # and one example
     (case,) = found.failures
     assert case.failure is not None and case.failure.message == "wrong"

@@ -3,8 +3,9 @@
 In: a scheduled kernel, inputs. Out: for each element of the outputs its value in float64 and a bound of the error.
 Invariant: every operation adds at most half a unit in the last place to what its operands bring (Higham, "Accuracy and
 Stability of Numerical Algorithms", 2002, model 2.4), functions what `expand_math` promises. The bound follows the
-schedule's own order of sums, so nobody chooses a tolerance. Where a bound says nothing (a comparison that
-rounding may turn, an overflow) it is infinite.
+schedule's own order of sums, so nobody chooses a tolerance. Values are float64 themselves and round, too: what that
+may add is part of the bound (it matters for kernels in float64). Where a bound says nothing (a comparison that rounding
+may turn, an overflow) it is infinite.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ Array = npt.NDArray[Any]
 Pair = tuple[Any, float]
 
 _INF = math.inf
+#: Half a unit in the last place of float64, relative: what one operation of the reference itself adds at most; units
+#: that NumPy's functions may be off (its documentation of SIMD accuracy: at most 4).
+_OWN = float(np.finfo(np.float64).eps) / 2
+_OWN_FUNCTIONS = 8 * _OWN
 
 
 def bounded(kernel: Kernel, arrays: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
@@ -168,14 +173,16 @@ class _Machine:
 
     # ---- operations
 
-    def rounded(self, value: float, error: float, dtype: DType, ulps: float = 0.5) -> Pair:
-        """A result of type `dtype` whose exact value is known but for `error`."""
+    def rounded(
+        self, value: float, error: float, dtype: DType, ulps: float = 0.5, own: float = _OWN
+    ) -> Pair:
+        """A result of type `dtype` whose exact value is known but for `error` and what float64 left out (`own`)."""
         info: Any = np.finfo(np.dtype(dtype.numpy))
         if math.isnan(value) or math.isnan(error):
             return value, 0.0 if error == 0 else _INF
         if abs(value) + error > float(info.max):
             return value, 0.0 if math.isinf(value) and error == 0 else _INF
-        step = ulps * float(info.eps) * abs(value) + float(info.smallest_subnormal)
+        step = (ulps * float(info.eps) + own) * abs(value) + float(info.smallest_subnormal)
         return value, error * (1 + float(info.eps)) + step
 
     def unary(self, op: str, x: Pair, dtype: DType) -> Pair:
@@ -193,7 +200,8 @@ class _Machine:
             return f, 0.0
         if e == _INF:
             return f, _INF
-        ends = [float(exact_unary(op, np.float64(v + s))) for s in (-e, e)]
+        reach = max(e, float(np.spacing(abs(v))))  # less than that, v + e would be v
+        ends = [float(exact_unary(op, np.float64(v + s))) for s in (-reach, reach)]
         spread = max((abs(y - f) for y in ends), default=0.0) if e else 0.0
         if math.isnan(spread):
             return f, _INF
@@ -205,7 +213,7 @@ class _Machine:
             extra = MAX_ABS if abs(v) + e <= 10_000 else 2.0
         elif op in ("exp", "sigmoid"):
             extra = SMALLEST
-        return self.rounded(f, spread + extra, dtype, MAX_ULP.get(op, 0.5) + 0.5)
+        return self.rounded(f, spread + extra, dtype, MAX_ULP.get(op, 0.5) + 0.5, _OWN_FUNCTIONS)
 
     def binary(self, op: str, x: Pair, y: Pair, dtype: DType) -> Pair:
         (a, ea), (b, eb) = x, y
@@ -233,7 +241,7 @@ class _Machine:
                     return r, SMALLEST  # either zero may come
                 return r, (_INF if ea or eb else 0.0) if math.isnan(r) else max(ea, eb)
             case "pow" if not ea and not eb:
-                return self.rounded(r, SMALLEST, dtype, MAX_ULP["pow"] + 0.5)
+                return self.rounded(r, SMALLEST, dtype, MAX_ULP["pow"] + 0.5, _OWN_FUNCTIONS)
             case "mod" if not ea and not eb:
                 return self.rounded(r, 0.0, dtype)
             case _:
@@ -244,7 +252,9 @@ class _Machine:
         if not dtype.is_float:
             wrap = exact_binary("add", exact_binary("mul", a, b, dtype), c, dtype)
             return wrap, _INF if ea or eb or ec else 0.0
-        return self.rounded(a * b + c, _product(a, ea, b, eb) + ec, dtype)
+        r = a * b + c
+        own = _OWN * abs(a * b) if math.isfinite(r) else 0.0  # here the product rounds, too
+        return self.rounded(r, _product(a, ea, b, eb) + ec + own, dtype)
 
     def cast(self, x: Pair, src: DType, dtype: DType) -> Pair:
         v, e = x

@@ -122,9 +122,10 @@ def fuzz(
     test: Callable[[Case], Failure | None] = judge,
     most: int | None = None,
     enough: int = ENOUGH,
+    shrink: float = SHRINK,
 ) -> Report:
     """Try kernels of operators for `seconds`, at most `most` examples, until `enough` failures are found;
-    `start` is the first seed."""
+    `start` is the first seed, `shrink` the most seconds for making one small, twice."""
     machine = target if isinstance(target, Target) else load_target(target)
     usable = [n for n in names if testable(n)]
     out = Report(machine.name, tuple(usable))
@@ -142,10 +143,11 @@ def fuzz(
             test,
             report,
             most,
+            shrink,
         )
         turn += 1
         if failed is not None:
-            small = minimise(failed, test, _allowed(begin + seconds))
+            small = minimise(failed, test, _allowed(begin + seconds, shrink))
             out.failures.append(small.with_(guilty=blame(small)) if test is judge else small)
             usable = [n for n in usable if n != failed.operator]
         out.seconds = time.monotonic() - begin
@@ -154,9 +156,9 @@ def fuzz(
     return out
 
 
-def _allowed(end: float) -> float:
+def _allowed(end: float, shrink: float) -> float:
     """Seconds for making a failure small in a search that ends at `end`."""
-    return min(SHRINK, max(GRACE, end - time.monotonic()))
+    return min(shrink, max(GRACE, end - time.monotonic()))
 
 
 def _least_tried(names: Sequence[str], coverage: Coverage) -> list[str]:
@@ -167,6 +169,7 @@ def _least_tried(names: Sequence[str], coverage: Coverage) -> list[str]:
 def _round(
     names: Sequence[str], target: Target, turn: int, out: Report, end: float,
     test: Callable[[Case], Failure | None], report: Callable[[Report], None], most: int | None,
+    shrink: float,
 ) -> Case | None:  # fmt: skip
     """Some examples; the smallest failing one, if one failed."""
     last: list[Case] = []
@@ -199,7 +202,7 @@ def _round(
             failure = Failure("error", f"{type(err).__name__}: {err}")
         if failure is not None:
             if not last:
-                stop = time.monotonic() + _allowed(end)
+                stop = time.monotonic() + _allowed(end, shrink)
             last.append(case.with_(failure=failure))
             raise _Found(str(failure))
 

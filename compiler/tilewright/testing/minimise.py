@@ -110,28 +110,30 @@ def _renamed(args: tuple[object, ...], old: object, new: object) -> tuple[object
 def _smaller_arguments(s: Step) -> Iterator[tuple[object, ...]]:
     for i, a in enumerate(s.args):
         if type(a) is int and a > 1:
-            for n in dict.fromkeys((1, 2, a // 2, a - 1)):
-                if n < a:
-                    yield (*s.args[:i], n, *s.args[i + 1 :])
+            for n in _fewer(a):
+                yield (*s.args[:i], n, *s.args[i + 1 :])
+
+
+def _fewer(n: int) -> list[int]:
+    """Smaller numbers, positive and the smallest first; 3 and what is next to the half keep a remainder of pairs."""
+    return sorted({m for m in (1, 2, 3, n // 2, n // 2 + 1, n - 1) if 0 < m < n})
 
 
 def _smaller_kernels(kernel: Kernel) -> Iterator[Kernel]:
     """Loops with fewer iterations, all of an extent at once with the dims of that length; statements left out."""
-    sizes = {
+    sizes = {n for p in kernel.params for n in p.buffer.shape} | {
         s.extent.const
         for _, s in _statements(kernel.body, ())
         if isinstance(s, For) and s.extent.is_const
     }
     for n in sorted(sizes, reverse=True):
-        for m in dict.fromkeys((1, 2, n // 2, n - 1)):
-            if 0 < m < n:
-                yield _resized(kernel, n, m)
+        for m in _fewer(n):
+            yield _resized(kernel, n, m)
     for path, s in _statements(kernel.body, ()):
         if isinstance(s, For) and s.extent.is_const and s.extent.const > 1:
             n = s.extent.const
-            for m in dict.fromkeys((1, 2, n // 2, n - 1)):
-                if m < n:
-                    yield replace(kernel, body=_put(kernel.body, path, replace(s, extent=Ix(m))))
+            for m in _fewer(n):
+                yield replace(kernel, body=_put(kernel.body, path, replace(s, extent=Ix(m))))
     for path, s in _statements(kernel.body, ()):
         if isinstance(s, If):
             for side in (s.then, s.orelse):

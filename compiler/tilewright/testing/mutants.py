@@ -150,6 +150,16 @@ def _no_check(old: Any) -> Any:
     return lambda *args, **kwargs: None
 
 
+def _shared_serial(old: Any) -> Any:
+    """Threads share the iterations of a last loop that nobody made parallel."""
+
+    def parallel_loop(kernel: Kernel) -> For | None:
+        *_, last = kernel.body
+        return last if isinstance(last, For) else None
+
+    return parallel_loop
+
+
 def _no_barriers(old: Any) -> Any:
     return lambda kernel: frozenset()
 
@@ -409,6 +419,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("stage-no-init", "staged sums are not initialised", "tilewright.schedule.primitives.stage:_groups", _first_group_lost),
     Mutant("stage-swapped", "staged sums are read with two dims exchanged", "tilewright.schedule.primitives.stage:_expand", _swapped_stage_index),
     Mutant("vectorize-unchecked", "vectorize accepts loops whose iterations depend on each other", "tilewright.schedule.primitives.vectorize:carried", _no_check, ("reduce_sum", "cumulative_sum", "matmul", "softmax"), drawing=True),
+    Mutant("reorder-unchecked", "reorder exchanges loops whose iterations depend on each other", "tilewright.schedule.primitives.reorder:reordering", _no_check, ("nonzero", "max_pool2d_index", "cumulative_sum", "scatter_nd"), drawing=True),
+    Mutant("threads-share-serial", "threads share the iterations of a loop that depend on each other", "tilewright.codegen.kernel:parallel_loop", _shared_serial, ("cumulative_sum", "cumulative_prod", "scatter_elements")),
     Mutant("barrier-left-out", "threads do not wait for what others write", "tilewright.loop.simt:barriers", _no_barriers, ("matmul", "softmax", "reduce_sum", "conv2d"), target="cuda-sm80"),
     Mutant("lanes-identity", "partial sums begin at 1", "tilewright.schedule.primitives.lanes:identity", _identity_one, _ROWS),
     Mutant("rfactor-identity", "chains of a sum begin at 1", "tilewright.schedule.primitives.rfactor:identity", _identity_one, ("reduce_sum", "reduce_mean", "matmul")),

@@ -22,6 +22,9 @@ from tilewright.testing.mutants import MUTANTS, Mutant, planted
 from tilewright.testing.oracles import judge
 from tilewright.testing.worker import Worker
 
+#: Seconds for a search and twice for making what it finds small: what a busy machine needs for 500 examples.
+SECONDS, SHRINK = 1200.0, 150.0
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -47,7 +50,9 @@ def search(mutant: Mutant, most: int = 500, seed: int = 0) -> Row:
 
     try:
         with planted(mutant.name) if mutant.drawing else contextlib.nullcontext():
-            found = fuzz(mutant.operators, mutant.target, 600, seed, test=test, most=most, enough=1)
+            found = fuzz(
+                mutant.operators, mutant.target, SECONDS, seed, test=test, most=most, enough=1, shrink=SHRINK
+            )  # fmt: skip
     finally:
         worker.close()
     seconds = time.monotonic() - begin
@@ -92,7 +97,7 @@ def search_graphs(
 ) -> GraphRow:
     """Look for a bug in a graph stage with at most `most` graphs."""
     with graph_mutants.planted(mutant):
-        found = fuzz_graphs(target, 600, seed, most=most, enough=1)
+        found = fuzz_graphs(target, SECONDS, seed, most=most, enough=1)
     if not found.failures:
         return GraphRow(mutant, 0)
     case = found.failures[0]
