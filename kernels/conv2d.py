@@ -5,12 +5,14 @@ y[n, g*CO+co, oh, ow] = bias[g*CO+co] + sum over kh, kw, ci of
 
 Indices outside the image, or in one of `more_channels`, read zeros (`pad_value`): the layout pass gives x a border, so nothing tests for
 edges. Bytes are summed in i32; with `raised`, signed pixels count as x + 128.
+Maps have their channels last, but with `planar` every channel is a plane: a way for layers with few channels.
 One-dimensional convolutions import with a height of 1; those over more dims fold all but two of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import product
 from math import prod
@@ -18,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.core.attributes import integer
+from tilewright.core.attributes import integer, ints
 from tilewright.core.dtypes import I8, U8, sum_of_products
 from tilewright.core.window import Line, read_lines, window_of, window_over
 from tilewright.errors import ModelError
-from tilewright.graph.ir import Array, Attrs, AttrValue, TensorType
+from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType
 from tilewright.graph.quantized import contraction
 from tilewright.loop.builder import KernelBuilder, add, cast, const, fma
 from tilewright.loop.ir import Kernel
@@ -118,11 +120,13 @@ def _lower(k: KernelBuilder, attrs: Attrs) -> None:
         o = g * co_count + co
         acc = k.local("acc", k.out_dtype)
         k.set(acc, const(0, k.out_dtype))
-        with (
-            k.loop("kh", w.shape[2]) as kh,
-            k.loop("kw", w.shape[3]) as kw,
-            k.loop("ci", ci_count) as ci,
-        ):
+        taps = {"kh": w.shape[2], "kw": w.shape[3]}
+        counts = (
+            {"ci": ci_count, **taps} if attrs.get("planar", False) else {**taps, "ci": ci_count}
+        )
+        with ExitStack() as sums:  # in the order in which pixels lie in memory
+            at = {name: sums.enter_context(k.loop(name, count)) for name, count in counts.items()}
+            kh, kw, ci = at["kh"], at["kw"], at["ci"]
             pixel = x(n, g * ci_count + ci, oh * sh + kh * dh - top, ow * sw + kw * dw - left)
             weight = w(o, ci, kh, kw)
             pixel = raised(pixel) if attrs.get("raised", False) else pixel
@@ -135,14 +139,13 @@ def _schedule(kernel: Kernel, target: Target) -> Trace:
 
 
 def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
-    """Channels last, and a border as wide as the taps reach over the edge."""
+    """Channels last unless `planar`, and a border as wide as the taps reach over the edge."""
     x, w = types[0], types[1]
     assert x is not None and w is not None
     border = window_of(attrs, w.shape[2:]).border(x.shape[2:])
     halo = ((0, 0), (0, _more_channels(attrs)), *border)
-    return LayoutWish(
-        orders={0: (0, 2, 3, 1)}, halos={0: halo}, fill=_pad_value(attrs), out_order=(0, 2, 3, 1)
-    )
+    order = (0, 1, 2, 3) if attrs.get("planar", False) else (0, 2, 3, 1)
+    return LayoutWish(orders={0: order}, halos={0: halo}, fill=_pad_value(attrs), out_order=order)
 
 
 def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
@@ -300,6 +303,8 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
         yield Sample((f(n, ci, h, w), f(co, ci // g, kh, kw), f(co)), attrs)
     attrs = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
     yield Sample((f(1, 3, 6, 7), f(8, 3, 3, 3)), attrs)
+    for co in (1, 5):
+        yield Sample((f(1, 3, 6, 21), f(co, 3, 3, 4), f(co)), {**attrs, "planar": True})
     for kind, zero in ((np.int8, -7), (np.uint8, 130)):
         for ci in (3, 16):
             low = -128 if kind is np.int8 else 0
@@ -315,6 +320,25 @@ def _samples(rng: np.random.Generator) -> Iterator[Sample]:
             yield Sample((x[:, :-1].copy(), w, bias), less)
 
 
+# ---------------------------------------------------------------- the variant of conv2d
+
+
+def _planar(graph: Graph, node: Node) -> list[Node] | None:
+    """The same with planes for channels; None for a convolution that would not gain on any machine."""
+    x, w = graph.types[node.inputs[0]], graph.types[node.inputs[1]]
+    fits = x.dtype.is_float and node.inputs[1] in graph.constants and _group(node.attrs) == 1
+    if not fits or w.shape[0] > MOST_PLANES or ints(node.attrs, "strides")[1] != 1:
+        return None
+    return [node.with_(attrs={**node.attrs, "planar": True})]
+
+
+#: Channels out that planes may be made of: more fill vectors of their own.
+MOST_PLANES = 8
+
+#: Other ways to compute an operator: operator -> name -> rewrite.
+VARIANTS = {"conv2d": {"planar": _planar}}
+
+
 OPERATORS = [
     Operator(
         name="conv2d",
@@ -322,7 +346,7 @@ OPERATORS = [
         infer=_infer,
         reference=_reference,
         attrs={"strides": tuple, "pads": tuple, "dilations": tuple, "group": int},
-        optional_attrs={"pad_value": int, "raised": bool, "more_channels": int},
+        optional_attrs={"pad_value": int, "raised": bool, "more_channels": int, "planar": bool},
         lower=_lower,
         schedule=_schedule,
         space=convolution_space,

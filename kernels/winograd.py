@@ -33,10 +33,15 @@ from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType
 from tilewright.loop.bilinear import forward_2d, inverse_2d
 from tilewright.loop.builder import KernelBuilder, Reader, add
 from tilewright.loop.ir import Kernel
-from tilewright.registry import LayoutWish, Operator, Sample
+from tilewright.registry import LayoutWish, Operator, Sample, variants
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import injective, injective_space
-from tilewright.schedule.templates.ways import Convolution, direct_cycles, winograd_cycles
+from tilewright.schedule.templates.ways import (
+    Convolution,
+    direct_cycles,
+    planar_cycles,
+    winograd_cycles,
+)
 from tilewright.schedule.trace import Trace
 
 #: Largest rounding error of a layer, of its largest result, with which Winograd may compute it. (One in 1e5 is usual,
@@ -325,6 +330,9 @@ def _way(graph: Graph, node: Node, target: Target) -> str | None:
     group = integer(node.attrs, "group")
     conv = Convolution(x.shape[0], w.shape[1], w.shape[0] // group, w.shape[2:], size, group)
     best, least = None, direct_cycles(conv, target)
+    planar = variants()["conv2d"]["planar"](graph, node) is not None
+    if planar and (cycles := planar_cycles(conv, target)) < least:
+        best, least = "planar", cycles
     for name, m in _TILES.items():
         geo = _variant_geometry(graph, node, m)
         if geo is None:

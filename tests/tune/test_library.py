@@ -140,15 +140,15 @@ def test_logged_way_to_compute_is_used() -> None:
 
 def test_compile_reads_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = resolve_target("host")
-    record = tuned(conv_graph(channels=2, filters=8), "conv2d", target, steps=2)
+    record = tuned(conv_graph(channels=2, filters=16), "conv2d", target, steps=2)
     append(tmp_path, target.name, record)
     monkeypatch.setenv("TILEWRIGHT_LOGS", str(tmp_path))
     assert load_library(target).winners[record.kernel] == record
-    compiled = api.compile(conv_graph(channels=2, filters=8), target)
+    compiled = api.compile(conv_graph(channels=2, filters=16), target)
     assert any(r.startswith("log record") for r in compiled.program.reasons.values())
     x = np.random.default_rng(0).standard_normal((1, 2, 12, 12)).astype(np.float32)
     plain = api.CompiledModel(
-        build(conv_graph(channels=2, filters=8), target, library=library(target=target))
+        build(conv_graph(channels=2, filters=16), target, library=library(target=target))
     )
     np.testing.assert_allclose(compiled(x)[0], plain(x)[0], rtol=1e-4, atol=1e-4)
 

@@ -149,8 +149,8 @@ class _Assigner:
                     wanted[node.inputs[i]] = order
             if wish.out_order and node.outputs[0] not in outputs:
                 wanted[node.outputs[0]] = wish.out_order
-            if op.trait == "view" or node.op == "matmul":
-                continue
+            if op.trait == "view" or node.op == "matmul" or _plain(wish.out_order):
+                continue  # its result need not lie as its operands do
             free = [
                 v
                 for v in (*node.inputs, *node.outputs)
@@ -340,6 +340,11 @@ class _Assigner:
                     continue
             for out in node.outputs:
                 window(out)
+
+
+def _plain(order: tuple[int, ...] | None) -> bool:
+    """Whether an operator asks for the order of the dims themselves, whatever lies around it."""
+    return order is not None and order == tuple(range(len(order)))
 
 
 def strides_of(t: TensorType, layout: Layout) -> tuple[int, ...]:

@@ -7,14 +7,13 @@ target file and the kernel's own extents; a default is always legal, whatever th
 from tilewright.schedule.templates.channelwise import channelwise, depthwise, depthwise_space
 from tilewright.schedule.templates.contraction import (
     contraction,
-    convolution,
-    convolution_space,
     phases,
     product,
     product_space,
 )
 from tilewright.schedule.templates.gpu_space import gpu_space
 from tilewright.schedule.templates.injective import injective, injective_space
+from tilewright.schedule.templates.planes import convolution, convolution_space
 from tilewright.schedule.templates.recurrence import recurrence
 from tilewright.schedule.templates.rows import (
     column_reduction,

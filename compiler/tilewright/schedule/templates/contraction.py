@@ -61,9 +61,9 @@ def product_space(kernel: Kernel, target: Target) -> Space | None:
     return contraction_space(kernel, target, ["m"], "n", ["k"], weights_of(kernel, "n", ["k"]))
 
 
-def convolution_space(kernel: Kernel, target: Target) -> Space | None:
-    """The schedules of a convolution; None where another template than ours applies."""
-    sums = ["kh", "kw", "ci"]
+def channels_last_space(kernel: Kernel, target: Target) -> Space | None:
+    """The schedules of a convolution with channels last; None where another template than ours applies."""
+    sums = _sums(kernel)
     if mcu.applies(kernel, target):
         return mcu.dot_space(kernel, target, ["oh", "ow"], "co", sums)
     if target.family == "cuda" or "co" not in loops(kernel.body):
@@ -73,9 +73,9 @@ def convolution_space(kernel: Kernel, target: Target) -> Space | None:
     return contraction_space(kernel, target, ["oh", "ow"], "co", sums, weights, group)
 
 
-def convolution(kernel: Kernel, target: Target) -> Trace:
-    """Convolution with loops n, g, oh, ow, co and reductions kh, kw, ci."""
-    sums = ["kh", "kw", "ci"]
+def channels_last(kernel: Kernel, target: Target) -> Trace:
+    """Convolution with channels last, loops n, g, oh, ow, co and reductions kh, kw, ci."""
+    sums = _sums(kernel)
     if mcu.applies(kernel, target):
         return mcu.dot_product(kernel, target, ["oh", "ow"], "co", sums)
     if "co" not in loops(kernel.body):
@@ -83,6 +83,11 @@ def convolution(kernel: Kernel, target: Target) -> Trace:
     weights = weights_of(kernel, "co", sums)
     group = loops(kernel.body)["g"].extent.const if "g" in loops(kernel.body) else 1
     return contraction(kernel, target, ["oh", "ow"], "co", sums, weights, group)
+
+
+def _sums(kernel: Kernel) -> list[str]:
+    """Loops of a convolution's sum, outermost first."""
+    return [v for v in loops(kernel.body) if v in ("kh", "kw", "ci")]
 
 
 def phases(kernel: Kernel, target: Target) -> Trace:

@@ -17,9 +17,11 @@ from tilewright.schedule.templates.tiles import map_tile, register_tile
 MEMORY, LAST, SECOND = 7.0, 12.0, 32.0
 #: Cycles for each vector of points that is made or taken back, besides its bytes.
 TRANSFORM = 4.0
+#: Cycles to move an element to another order of dims.
+MOVE = 3.0
 #: Cycles to start a step.
 STEP = 500.0
-#: Winograd must promise this much: it costs memory, and the model is not exact.
+#: Another way must promise this much: it costs memory, and the model is not exact.
 WORTH = 0.9
 
 
@@ -43,6 +45,17 @@ def direct_cycles(c: Convolution, target: Target) -> float:
         tile = map_tile(list(c.size), c.outputs, depth, target, tile)
     weights = 4.0 * depth * c.outputs
     return c.batch * c.group * max(tile.cost, weights / _speed(weights * c.group, target) / c.batch)
+
+
+def planar_cycles(c: Convolution, target: Target) -> float:
+    """Maps as planes: a register tile over channels and the pixels of a row, and the pixels laid out anew."""
+    depth = c.inputs * math.prod(c.taps)
+    high, wide = c.size
+    if c.outputs == 1:  # rows of pixels take the place of channels
+        once = register_tile(high, wide, depth, target).cost
+    else:
+        once = high * register_tile(c.outputs, wide, depth, target).cost
+    return c.batch * (once + MOVE * c.inputs * high * wide) / WORTH
 
 
 def winograd_cycles(c: Convolution, tile: tuple[int, ...], target: Target) -> float:
