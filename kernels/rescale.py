@@ -30,13 +30,10 @@ from tilewright.loop.builder import (
     maximum,
     minimum,
     mul,
-    sub,
 )
-from tilewright.loop.ir import Bitcast, Expr
+from tilewright.loop.ir import Expr
+from tilewright.loop.rounding import whole
 from tilewright.registry import Operator, Sample
-
-#: 1.5 * 2^23: a float of this size has steps of 1. Its bits.
-_MAGIC, _MAGIC_BITS = 12582912.0, 0x4B400000
 
 
 def _to(attrs: Attrs) -> DType:
@@ -90,11 +87,10 @@ def _whole(value: Expr, attrs: Attrs, to: DType) -> Expr:
     if not attrs["bounded"]:
         value = maximum(value, const(float(low - zero), F32))
         value = minimum(value, const(float(high - zero), F32))
-    whole: Expr = Bitcast(add(value, const(_MAGIC, F32)), I32)
-    whole = sub(whole, const(_MAGIC_BITS - zero, I32))
+    number = whole(value, zero)
     if attrs["bounded"]:
-        whole = minimum(maximum(whole, const(low, I32)), const(high, I32))
-    return cast(whole, to)
+        number = minimum(maximum(number, const(low, I32)), const(high, I32))
+    return cast(number, to)
 
 
 # ---------------------------------------------------------------- rescaled_sum

@@ -10,13 +10,14 @@ from collections.abc import Set
 
 from tilewright.graph.ir import Graph
 from tilewright.graph.passes.choose_variants import Chooser, choose_variants
+from tilewright.graph.passes.merge_requantize import merge_requantize
 from tilewright.graph.passes.merge_roundings import merge_roundings
 from tilewright.graph.passes.pad_channels import pad_channels
 from tilewright.graph.passes.raise_bytes import raise_bytes
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.dots import has_dot
 
-ADAPTATIONS = ("variants", "merge_roundings", "pad_channels", "raise_bytes")
+ADAPTATIONS = ("variants", "merge_roundings", "merge_requantize", "pad_channels", "raise_bytes")
 
 
 def adapt(
@@ -27,6 +28,8 @@ def adapt(
         graph = choose_variants(graph, variants)
     if target.family != "mcu" and "merge_roundings" not in without:
         graph = merge_roundings(graph)  # Cortex-M has one instruction for each of them
+    if target.family != "mcu" and "merge_requantize" not in without:
+        graph = merge_requantize(graph)
     if "pad_channels" not in without:
         graph = pad_channels(graph, lambda x, w: has_dot(x, w, target))
     if target.unsigned_by_signed and "raise_bytes" not in without:

@@ -69,3 +69,47 @@ def test_high_products(name: str, zero: int) -> None:
     if runs_here(load_target(name)):
         (y,) = api.CompiledModel(program)(x)
         np.testing.assert_array_equal(y, run(graph, {"x": x})["y"])
+
+
+@pytest.mark.parametrize("kinds", [(I8, I8), (U8, I8), (U8, U8), (I8, I16)], ids=str)
+@pytest.mark.parametrize("name", TARGETS)
+def test_products_of_halves(name: str, kinds: tuple[DType, DType]) -> None:
+    """Depthwise bytes are multiplied as pairs of 16 bits of which one is 0, at every edge."""
+    ends = [[np.iinfo(k.numpy).min, np.iinfo(k.numpy).max] for k in kinds]
+    rng = np.random.default_rng(0)
+    x, w = (
+        rng.choice([*e, 0, 1, max(e[0], -1)], shape).astype(k.numpy)
+        for e, k, shape in zip(ends, kinds, ((1, 33, 9, 9), (33, 1, 2, 2)), strict=True)
+    )
+    b = Builder()
+    b.input("x", x.shape, kinds[0])
+    b.graph.add_constant("w", w)
+    attrs: dict[str, AttrValue] = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1)}
+    graph = b.done(b.node("depthwise_conv2d", "y", "x", "w", **attrs))
+    program = build(graph, name)
+    text = api.assembly(program)
+    assert "vpmaddwd" in text and "vpmulld" not in text
+    if runs_here(load_target(name)):
+        (y,) = api.CompiledModel(program)(x)
+        np.testing.assert_array_equal(y, run(graph, {"x": x})["y"])
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_few_bits_are_looked_up(bits: int) -> None:
+    """Every weight of a few bits, less every kind of zero point, becomes a float in one step."""
+    rng = np.random.default_rng(bits)
+    w = rng.integers(0, 256, (64 * bits // 8, 37)).astype(np.uint8)
+    scales = (rng.random((2, 37)) + 0.1).astype(np.float32)
+    zeros = rng.integers(0, 1 << bits, scales.shape).astype(np.float32)
+    x = rng.standard_normal((3, 64)).astype(np.float32)
+    for zero in (np.asarray(1.5, np.float32), zeros):
+        b = Builder()
+        b.input("x", x.shape, F32)
+        for name, value in (("w", w), ("s", scales), ("z", zero)):
+            b.graph.add_constant(name, value)
+        graph = b.done(b.node("matmul_nbits", "y", "x", "w", "s", "z", bits=bits, block=32))
+        program = build(graph, "x86-64-v4")
+        assert "vpermd" in api.assembly(program) or "vpermps" in api.assembly(program)
+        if runs_here(load_target("x86-64-v4")):
+            (y,) = api.CompiledModel(program)(x)
+            np.testing.assert_allclose(y, run(graph, {"x": x})["y"], rtol=2e-5, atol=1e-4)

@@ -10,6 +10,7 @@ from tilewright.adapt import ADAPTATIONS, adapt
 from tilewright.core.dtypes import I8, U8, DType
 from tilewright.graph.interp import run
 from tilewright.graph.ir import AttrValue, Graph
+from tilewright.graph.passes.merge_requantize import merge_requantize
 from tilewright.graph.passes.merge_roundings import merge_roundings
 from tilewright.graph.verify import verify
 from tilewright.schedule.target import load_target
@@ -87,3 +88,75 @@ def test_contractions_of_bytes(name: str, channels: int, bias: bool) -> None:
     for out, want in run(graph, values).items():
         np.testing.assert_array_equal(run(made, values)[out], want)
     assert adapt(graph, target, lambda g, n: None, set(ADAPTATIONS)).nodes == graph.nodes
+
+
+def _requantized(
+    multipliers: list[int],
+    places: list[int],
+    bias: list[int],
+    constant: bool = True,
+    **attrs: AttrValue,
+) -> Graph:
+    """Requantised sums of all pairs of bytes: every sum that a weight of 127 and one of 1 can give."""
+    b = Builder()
+    b.input("x", (1 << 16, 2), I8)
+    w = np.repeat(np.array([[127], [1]], np.int8), len(bias), 1)
+    if constant:
+        b.graph.add_constant("w", w)
+    else:
+        b.input("w", w.shape, I8)
+    for name, values in (("bias", bias), ("m", multipliers), ("p", places)):
+        b.graph.add_constant(name, np.array(values, np.int32))
+    sums = b.node("matmul", "sums", "x", "w", "bias")
+    full = {"shift": 1, "zero_point": 0, "low": -128, "high": 127, "to": "i8", "least": -1, **attrs}
+    return b.done(b.node("requantize", "y", sums, "m", "p", **full))
+
+
+_PAIRS = np.stack(np.meshgrid(*[np.arange(-128, 128, dtype=np.int8)] * 2, indexing="ij"), -1)
+
+
+@pytest.mark.parametrize("low, zero", [(-128, -128), (-128, 3), (-11, -11), (-100, 127)])
+@pytest.mark.parametrize("single", [False, True])
+def test_two_roundings_in_one(low: int, zero: int, single: bool) -> None:
+    """Every sum of every channel, also where nothing is weighed and where sums reach few steps or none."""
+    rng = np.random.default_rng(zero + 128)
+    multipliers = [
+        *rng.integers(1 << 30, 1 << 31, 40),
+        (1 << 30) + 99_999,
+        (1 << 31) - 9999,
+        0,
+        1 << 30,
+    ]
+    places = [*rng.integers(4, 10, 40), 6, 6, 5, 12]
+    bias = [*rng.integers(-5000, 5000, 41), 70000, 2**31 - 20000, 0]
+    kind = {"single": True, "least": 0} if single else {}
+    graph = _requantized(
+        [*map(int, multipliers)],
+        [*map(int, places)],
+        [*map(int, bias)],
+        low=low,
+        zero_point=zero,
+        **kind,
+    )
+    merged = merge_requantize(graph)
+    verify(merged)
+    assert [n.op for n in merged.nodes] == ["matmul", "rescale_stepwise"]
+    x = {"x": _PAIRS.reshape(-1, 2)}
+    np.testing.assert_array_equal(run(graph, x)["y"], run(merged, x)["y"])
+
+
+def test_one_factor_for_all_channels() -> None:
+    graph = _requantized([1518500250], [6], [-900, 0, 44], zero_point=-7)
+    merged = merge_requantize(graph)
+    assert [n.op for n in merged.nodes] == ["matmul", "rescale_stepwise"]
+    x = {"x": _PAIRS.reshape(-1, 2)}
+    np.testing.assert_array_equal(run(graph, x)["y"], run(merged, x)["y"])
+
+
+def test_two_roundings_stay() -> None:
+    """Where nobody knows how large sums get, and on microcontrollers, which have an instruction for them."""
+    unknown = _requantized([1518500250], [6], [0], constant=False)
+    assert merge_requantize(unknown).nodes == unknown.nodes
+    known = _requantized([1518500250], [6], [0])
+    done = adapt(known, load_target("cortex-m4"), lambda g, n: None)
+    assert [n.op for n in done.nodes] == ["matmul", "requantize"]

@@ -391,8 +391,13 @@ class Emitter(Addressing):
         """Value of an expression; a shared node (same object) is computed once per statement."""
         got = self.memo.get(id(e))
         if got is None:
-            got = self.memo[id(e)] = self._eval(e)
+            got = self.memo[id(e)] = self.looked_up(e) or self._eval(e)
         return got
+
+    def looked_up(self, e: Expr) -> Value | None:
+        """A few bits as floats, where vectors hold a table of them."""
+        few = x86.lookup(e) if self.target.is_x86 and self.target.vector_bytes == 64 else None
+        return None if few is None else x86.emit_lookup(self, few.table, self.eval(few.which))
 
     def _eval(self, e: Expr) -> Value:
         match e:
@@ -409,7 +414,9 @@ class Emitter(Addressing):
             case Binary(op, a, b):
                 return self.binary(op, *self.align(self.eval(a), self.eval(b)))
             case Fma(a, b, c):
-                return self.fma(*self.align(self.eval(a), self.eval(b), self.eval(c)))
+                x, y, z = self.align(self.eval(a), self.eval(b), self.eval(c))
+                small = x86.emit_fma(self, e, x, y, z) if self.target.is_x86 else None
+                return small if small is not None else self.fma(x, y, z)
             case Dot():
                 return self.dot(e)
             case Select(cond, a, b):

@@ -5,16 +5,22 @@ Invariant: the same results as the general code, in instructions for whole vecto
 
 A saturating conversion becomes a comparison and two bounds around `vcvttps2dq`. The high half of a product of
 two i32 (what requantisation is made of) comes of `vpmuldq`, which multiplies the even lanes of its operands:
-once as they are and once shifted down, where widening all lanes to 64 bits costs five shuffles.
+once as they are and once shifted down, where widening all lanes to 64 bits costs five shuffles. A product of
+numbers of 16 bits in lanes of 32 (bytes of a depthwise convolution) is `vpmaddwd`, with zeros above one of the two:
+one step where `vpmulld` takes two. (LLVM takes `vpdpwssd` apart again, which it finds too slow in a chain.)
+Weights of four bits become floats by a lookup in a register (`vpermps`), less their zero point.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
+from tilewright.codegen.addressing import Addressing
 from tilewright.codegen.values import Builder, Value, llvm_type
-from tilewright.core.dtypes import BOOL, F32, F64, I32, I64, DType, limits
-from tilewright.loop.ir import Binary, Cast, Const, Expr
+from tilewright.core.dtypes import BOOL, F32, F64, I8, I16, I32, I64, U8, DType, limits
+from tilewright.loop.ir import Binary, Cast, Const, Expr, Fma
 
 
 def to_integer(b: Builder, v: Value, dtype: DType, bounded: bool) -> Value:
@@ -61,6 +67,66 @@ def within(e: Expr, dtype: DType) -> bool:
         case Binary("max", Binary("min", _, Const(most)), Const(least)):
             return low <= least and most <= high
     return False
+
+
+_MADD = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}
+
+
+def emit_fma(at: Addressing, e: Fma, a: Value, b: Value, c: Value) -> Value | None:
+    """a * b + c in i32 where both were 8 or 16 bits wide; None where this is no such thing."""
+    kinds = [x.a.dtype if isinstance(x, Cast) else None for x in (e.a, e.b)]
+    lanes = c.lanes
+    if c.dtype is not I32 or lanes not in _MADD or any(k not in (I8, U8, I16) for k in kinds):
+        return None
+    words, pairs = llvm_type(I32, lanes), llvm_type(I16, 2 * lanes)
+    left, right = a.ssa, b.ssa
+    if U8 not in kinds:  # bytes without a sign have zeros above them
+        right = at.op(f"and {words} {right}, splat (i32 65535)")
+    x, y = (at.op(f"bitcast {words} {v} to {pairs}") for v in (left, right))
+    name = f"llvm.x86.{_MADD[lanes]}"
+    at.declare(f"declare {words} @{name}({pairs}, {pairs})")
+    product = at.op(f"call {words} @{name}({pairs} {x}, {pairs} {y})")
+    return Value(at.op(f"add {words} {product}, {c.ssa}"), I32, lanes)
+
+
+class Lookup(NamedTuple):
+    """Floats that only the last four bits of `which` decide: `table[which % 16]`."""
+
+    which: Expr
+    table: tuple[float, ...]
+
+
+def lookup(e: Expr) -> Lookup | None:
+    """`e` as a lookup, if it is a few bits as a float, or that less a constant (weights of four bits and less)."""
+    match e:
+        case Binary("sub", inner, Const(number)):
+            found = lookup(inner)
+            if found is not None:
+                less = np.array(found.table, np.float32) - np.float32(number)
+                return found._replace(table=tuple(map(float, less)))
+        case Cast(Binary("and", x, Const(mask))) if e.dtype is F32 and mask in (1, 3, 7, 15):
+            return (
+                Lookup(x, tuple(float(i & int(mask)) for i in range(16)))
+                if x.dtype is I32
+                else None
+            )
+        case Cast(Binary("shr", Cast(x) as wide, Const(places)) as few) if (
+            e.dtype is F32 and wide.dtype is I32 and x.dtype is U8 and places >= 4
+        ):
+            return Lookup(few, tuple(map(float, range(16))))
+    return None
+
+
+def emit_lookup(at: Addressing, table: tuple[float, ...], index: Value) -> Value | None:
+    """`vpermps` of 16 lanes, which takes the last four bits of every index; None for other vectors."""
+    if index.lanes != len(table):
+        return None
+    floats, words = llvm_type(F32, 16), llvm_type(I32, 16)
+    name = "llvm.x86.avx512.permvar.sf.512"
+    at.declare(f"declare {floats} @{name}({floats}, {words})")
+    entries = ", ".join(f"float {at.constant(v, F32).ssa}" for v in table)
+    out = at.op(f"call {floats} @{name}({floats} <{entries}>, {words} {index.ssa})")
+    return Value(out, F32, 16)
 
 
 class HighProduct(NamedTuple):
