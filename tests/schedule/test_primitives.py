@@ -11,9 +11,9 @@ from loop_helpers import integers, interpret, matmul
 from tilewright.core.dtypes import F32, U32
 from tilewright.core.index import Ix, ix
 from tilewright.errors import ScheduleError
-from tilewright.loop.ir import Binary, Expr, For, Kernel, Load, Param, Store, dense
+from tilewright.loop.ir import Alloc, Binary, Expr, For, Kernel, Load, Param, Store, dense
 from tilewright.loop.passes.specialize_tails import specialize_tails
-from tilewright.loop.rewrite import loops
+from tilewright.loop.rewrite import loops, walk
 from tilewright.loop.verify import prove_bounds, verify
 from tilewright.schedule.target import load_target
 from tilewright.schedule.templates import product
@@ -32,6 +32,7 @@ def test_every_primitive_is_a_file_with_a_function_of_its_name() -> None:
         "pack",
         "lanes",
         "rfactor",
+        "hold",
     } <= set(primitives())
 
 
@@ -79,6 +80,28 @@ def test_rfactor_keeps_chains_apart() -> None:
         ([step("rfactor", "acc", "k", "n")], "perfectly nested"), ([step("rfactor", "acc", "n", "n")], "does more"),
         ([step("split", "k", 5, "ko", "ki"), step("rfactor", "acc", "ko", "ki")], "no constant number"),
         ([trace[0], trace[1], trace[1]], "already"), ([step("rfactor", "A", "k", "k")], "does more"),
+    ):  # fmt: skip
+        with pytest.raises(ScheduleError, match=why):
+            apply(kernel, steps)
+
+
+def test_hold_sums_in_parts() -> None:
+    """All tiles add up a part of the sum before any goes on; the sums lie in memory in between, in registers inside."""
+    kernel = matmul(10, 16, 24, U32)
+    trace = [step("split", "m", 4, "mo", "mi"), step("stage", ["mo", "mi", "n"]), step("split", "k", 8, "ko", "ki"),
+             step("reorder", ["ko", "mo", "ki", "mi", "n"]), step("hold", "ki"), step("unroll", "mi"),
+             step("vectorize", "n")]  # fmt: skip
+    made = apply(kernel, trace)
+    spaces = {s.buffer.name: s.buffer.space for s in walk(made.body) if isinstance(s, Alloc)}
+    assert spaces == {"acc": "local", "acc_ki": "register"}
+    finished = specialize_tails(made)
+    verify(finished)
+    arrays = integers(kernel)
+    assert np.array_equal(interpret(finished, arrays)["C"], arrays["A"] @ arrays["B"])
+    for steps, why in (
+        ([step("hold", "k")], "more than a nest"), ([step("hold", "n")], "more than a nest"),
+        ([*trace[:4], step("hold", "ko")], "same element"),
+        ([*trace[:4], step("vectorize", "n"), step("hold", "mi")], "several loops"),
     ):  # fmt: skip
         with pytest.raises(ScheduleError, match=why):
             apply(kernel, steps)
@@ -145,6 +168,7 @@ def test_random_legal_traces_keep_the_result(data: st.DataObject, m: int, n: int
                 "fuse",
                 "lanes",
                 "rfactor",
+                "hold",
                 "pack",
             ]
             choice = data.draw(st.sampled_from(kinds))
@@ -159,6 +183,7 @@ def test_random_legal_traces_keep_the_result(data: st.DataObject, m: int, n: int
                 "fuse": step("fuse", var, data.draw(st.sampled_from(names)), f"{fresh}f"),
                 "lanes": step("lanes", "acc", var, data.draw(st.sampled_from([2, 8]))),
                 "rfactor": step("rfactor", "acc", data.draw(st.sampled_from(names)), var),
+                "hold": step("hold", var),
                 "pack": step("pack", "B", [[1, 8, "outer"], [0, 0, "whole"], [1, 8, "inner"]]),
             }[choice]
             try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tilewright.codegen import values, x86
+from tilewright.codegen import ahead, values, x86
 from tilewright.codegen.addressing import Addressing, Slot, Vector
 from tilewright.codegen.dot import emit_dot
 from tilewright.codegen.lanes import lanes_are_private
@@ -46,6 +46,7 @@ from tilewright.loop.ir import (
     Select,
     Store,
     Unary,
+    span,
 )
 from tilewright.loop.rewrite import accesses, walk
 from tilewright.schedule.target import Target
@@ -97,6 +98,8 @@ class Emitter(Addressing):
         self.entry: list[str] = []
         self.memo: dict[int, Value] = {}
         self.stack = 0
+        self.constants = {p.buffer.name for p in kernel.params if p.role == "const"}
+        self.nest: list[tuple[str, int]] = []  # serial loops around, and how often they run at most
 
     # ---- function
 
@@ -314,7 +317,11 @@ class Emitter(Addressing):
         self.scope.ranges[loop.var] = (0, (hi if hi is not None else 1 << 40) - 1)
         self.scope.ssa[loop.var] = i
         self.scope.index.pop(loop.var, None)
+        self.nest.append((loop.var, hi if hi is not None else 1 << 40))
+        if self.target.prefetch and self.target.family == "simd":
+            self.prefetch(loop)
         self.block(loop.body)
+        self.nest.pop()
         self.scope = outer
         latch = self.label("latch")
         self.emit(f"br label %{latch}")
@@ -326,6 +333,29 @@ class Emitter(Addressing):
         self.begin(exit_)
 
     # ---- memory
+
+    def prefetch(self, loop: For) -> None:
+        """Ask for what the next block of constants that `loop` runs along will need (`codegen.ahead`)."""
+        seen: set[str] = set()
+        for e in ahead.inner_loads(loop.body):
+            slot = self.slots[e.buffer]
+            if slot.buffer.name in seen or slot.buffer.name not in self.constants:
+                continue
+            seen.add(slot.buffer.name)
+            size = slot.buffer.dtype.bytes
+            stream = ahead.Stream(
+                e.buffer, self.offset(slot, e.index), span(slot.buffer) * size, size
+            )
+            found = ahead.hint(loop, self.nest, stream, self.target.line_bytes)
+            if found is None:
+                continue
+            self.declare("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+            for i in range(
+                found.lines
+            ):  # not `inbounds`: the last block asks for what lies behind the constant
+                at = self.index(found.at * size + i * self.target.line_bytes)
+                ptr = self.op(f"getelementptr i8, ptr {slot.pointer}, {self.word} {at}")
+                self.emit(f"call void @llvm.prefetch.p0(ptr {ptr}, i32 0, i32 2, i32 1)")
 
     def load(self, e: Load) -> Value:
         slot = self.slots[e.buffer]

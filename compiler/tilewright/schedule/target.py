@@ -68,6 +68,8 @@ class Target:
     `registers`: architectural vector registers; `masked`: tails may use masked loads and stores;
     `dot`: instructions for integer dot products that code generation may use (`sdot`, `smmla`, `smlad`,
     `mve`, `vnni`, `dp4a`); `emulator`: command that runs a Linux program for this device elsewhere;
+    `prefetch`: products ask for the weights of their next block ahead of time (`codegen.ahead`);
+    `l2_rate`, `l3_rate`, `memory_rate`: bytes per cycle that one core streams from there (as given: Zen 4);
     `logs`: another target whose tuning logs hold for this one too;
     `abi`: LLVM's name of the float calling convention where it is not the triple's.
     """
@@ -90,6 +92,10 @@ class Target:
     l3_bytes: int
     line_bytes: int
     pointer_bytes: int = 8
+    prefetch: bool = True
+    l2_rate: float = 32.0
+    l3_rate: float = 12.0
+    memory_rate: float = 7.0
     dot: tuple[str, ...] = ()
     emulator: tuple[str, ...] = ()
     logs: str = ""

@@ -216,6 +216,8 @@ def _steps(kernel: Kernel, target: Target, fresh: str) -> list[st.SearchStrategy
         options.append(
             st.builds(lambda pair, w: step("lanes", *pair, w), st.sampled_from(sums), width)
         )
+    if sums:
+        options.append(st.builds(lambda pair: step("hold", pair[1]), st.sampled_from(sums)))
     if sums and nests:
         inside = st.sampled_from(nests).flatmap(
             lambda n: st.integers(1, len(n) - 1).flatmap(

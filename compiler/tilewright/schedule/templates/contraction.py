@@ -40,6 +40,10 @@ from tilewright.schedule.trace import Trace
 MANY_PANELS = 8
 #: What an even number of them may cost one thread.
 EVEN_COST = 1.05
+#: Iterations of a sum in parts that pay for keeping the sums of a tile in memory in between.
+MIN_PART = 64
+#: Bytes of sums that may lie in memory, on the stack of a thread.
+MAX_HELD = 1 << 16
 
 
 def product(kernel: Kernel, target: Target) -> Trace:
@@ -154,6 +158,8 @@ class Tiling:
     band     0: all tiles of a panel of channels, then the next panel (the panel stays in cache); else
              all panels of a band of this many tiles along the outermost row loop (the pixels stay)
     steps    iterations of the innermost sum that are spelled out
+    part     0: every tile sums from beginning to end; else all tiles of a panel go through the weights of
+             this many iterations of the innermost sum before any goes on, and sums lie in memory in between
     dots     loop of the sum of which four iterations at a time are a dot product; empty: none
     """
 
@@ -163,6 +169,7 @@ class Tiling:
     band: int = 0
     steps: int = 1
     dots: str = ""
+    part: int = 0
 
 
 def _default_tiling(
@@ -198,7 +205,27 @@ def _default_tiling(
         shape = spatial_tile(extents[0], extents[1], tile.rows)
     elif extents:
         shape = (min(tile.rows, extents[0]),)
-    return Tiling(shape, tile.vectors, target.lanes(4), dots=dots)
+    part = 0
+    if taps == 1 and sums and not dots:
+        part = _default_part(extents, shape, min(n, tile.vectors * target.lanes(4)), sums, target)
+    return Tiling(shape, tile.vectors, target.lanes(4), dots=dots, part=part)
+
+
+def _default_part(
+    extents: Sequence[int], shape: Sequence[int], nr: int, sums: Sequence[int], target: Target
+) -> int:
+    """Iterations of the innermost sum whose weights stay in the second-level cache, where those of a whole panel,
+    with as many on their way for the next one, do not; 0 where they do, or where the sums of all pixels do not."""
+    row, tiles = 4 * nr, math.prod(-(-e // s) for e, s in zip(extents, shape, strict=True))
+    panel, held = math.prod(sums) * row, math.prod(extents) * row
+    if tiles == 1 or 3 * panel <= target.l2_bytes or held > min(target.l2_bytes // 16, MAX_HELD):
+        return 0
+    fit = [
+        p
+        for p in range(MIN_PART, sums[-1] + 1)
+        if sums[-1] % p == 0 and 8 * p * row <= target.l2_bytes
+    ]
+    return max(fit, default=0)
 
 
 def _by_lane(dots: str, sums: Sequence[int], target: Target) -> bool:
@@ -256,17 +283,19 @@ def contraction_space(
         upto(math.ceil(extents[0] / start.shape[0]), 0, 1, 2, 4, 8) if extents else (0,)
     )
     params["steps"] = upto(sums[-1], 1, 2, 4, 8) if sums and not dots else (1,)
+    parts = [p for p in (64, 128, 256, 512) if sums and not dots and sums[-1] % p == 0]
+    params["part"] = (0, *parts)
     default: dict[str, Value] = {f"tile{i}": s for i, s in enumerate(start.shape)}
-    default.update(vectors=start.vectors, lanes=start.lanes, band=0, steps=1)
+    default.update(vectors=start.vectors, lanes=start.lanes, band=0, steps=1, part=start.part)
 
     narrow = {w: replace(target, vector_bytes=4 * int(w)) for w in params["lanes"]}
 
     def tiling(choice: Choice) -> Tiling:
         shape = tuple(int(choice[f"tile{i}"]) for i in range(len(extents)))
-        vectors, lanes, band, steps = (
-            int(choice[k]) for k in ("vectors", "lanes", "band", "steps")
+        vectors, lanes, band, steps, part = (
+            int(choice[k]) for k in ("vectors", "lanes", "band", "steps", "part")
         )
-        return Tiling(shape, vectors, lanes, band, steps, dots)
+        return Tiling(shape, vectors, lanes, band, steps, dots, part)
 
     def build(choice: Choice) -> Trace:
         t = tiling(choice)
@@ -335,21 +364,40 @@ def _tile(
         lane = f"{cols}l"
     nest = [*inner, lane]
     d.do("reorder", [*head, *outer, *nest])
-    d.do("stage", nest)
-    if taps == 1 and sums:
-        sums, four = _runs(d, sums) if tiling.dots else (_spell_out(d, sums, tiling.steps), [])
-        d.do("reorder", [*sums, *nest, *four])
-        for v in four:
-            d.do("tensorize", v)
+    tiles = [v for v in outer if v != f"{cols}o"]
+    if tiling.part and sums and tiles:
+        if tiling.band or tiling.steps > 1:
+            raise ScheduleError("a sum in parts goes panel by panel, and is not spelled out")
+        d.do("stage", [*tiles, *nest])
+        _in_parts(d, tiling.part, sums, tiles, nest)
     else:
-        for v in sums:
-            d.do("reorder", [v, *nest])
+        d.do("stage", nest)
+        if taps == 1 and sums:
+            sums, four = _runs(d, sums) if tiling.dots else (_spell_out(d, sums, tiling.steps), [])
+            d.do("reorder", [*sums, *nest, *four])
+            for v in four:
+                d.do("tensorize", v)
+        else:
+            for v in sums:
+                d.do("reorder", [v, *nest])
     few = bool(tiling.dots and sums) and d.extent(sums[-1]) <= BLOCK // RUN
     if sums and (tiling.steps > 1 or few):  # a sum of one dot product has no loop left
         d.do("unroll", sums[-1])
     for v in inner:
         d.do("unroll", v)
     d.do("vectorize", lane)
+
+
+def _in_parts(d: Draft, part: int, sums: list[str], tiles: list[str], nest: list[str]) -> None:
+    """All tiles go through `part` iterations of the innermost sum before any goes on."""
+    *before, last = sums
+    if d.extent(last) % part:
+        raise ScheduleError(f"parts of {part} do not divide the {d.extent(last)} of `{last}`")
+    if part < d.extent(last):
+        d.do("split", last, part, f"{last}o", f"{last}p")
+        before, last = [*before, f"{last}o"], f"{last}p"
+    d.do("reorder", [*before, *tiles, last, *nest])
+    d.do("hold", last)
 
 
 def _panel_loop(d: Draft, band: int, outer: list[str]) -> int:

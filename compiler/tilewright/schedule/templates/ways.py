@@ -2,7 +2,8 @@
 
 In: sizes of a convolution and a `Target`. Out: cycles on one core, good for comparing ways of the same node.
 The products are charged as `tiles` charges them; what Winograd adds is memory: points written and read again,
-and weights that grow. Constants are from Zen 4 and hold within 20 % there.
+and weights that grow. Rates of the memory are the target's; the other constants
+are from Zen 4 and hold within 20 % there.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from dataclasses import dataclass
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.tiles import map_tile, register_tile
 
-#: Bytes per cycle that one core streams from memory, from the last level of cache, from the second.
-MEMORY, LAST, SECOND = 7.0, 12.0, 32.0
 #: Cycles for each vector of points that is made or taken back, besides its bytes.
 TRANSFORM = 4.0
 #: Cycles to move an element to another order of dims.
@@ -76,5 +75,5 @@ def winograd_cycles(c: Convolution, tile: tuple[int, ...], target: Target) -> fl
 def _speed(size: float, target: Target) -> float:
     """Bytes per cycle for data of `size` bytes that is used once per run."""
     if size <= target.l2_bytes / 2:
-        return SECOND
-    return LAST if size <= target.l3_bytes / 8 else MEMORY
+        return target.l2_rate
+    return target.l3_rate if size <= target.l3_bytes / 8 else target.memory_rate
