@@ -11,6 +11,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from assembly_helpers import count, main_loop
 from graph_helpers import Builder
 from loop_helpers import matmul
 
@@ -52,26 +53,6 @@ def convolution(dtype: DType, inputs: int, outputs: int, size: int, window: int)
 
 def model_assembly(graph: Graph, target: str) -> str:
     return api.assembly(build(graph, target, winograd=False))
-
-
-def count(lines: list[str], instruction: str) -> int:
-    return sum(instruction in x for x in lines)
-
-
-def main_loop(text: str, instruction: str) -> list[str]:
-    """The instructions of the innermost loop that holds most of `instruction`."""
-    best: list[str] = []
-    block: list[str] = []
-    for line in text.splitlines():
-        if re.match(r"\.?L?BB\S*:", line.strip()):
-            block = [line]
-        elif line.startswith("\t") and not line.startswith("\t."):
-            block.append(line)
-            label = block[0].rstrip(":")
-            closes = re.search(rf"\bb\.?\w*\s+{re.escape(label)}$", line) is not None
-            if closes and count(block, instruction) > count(best, instruction):
-                best = list(block)
-    return best
 
 
 @pytest.mark.parametrize("core", CORES)
@@ -150,8 +131,6 @@ def test_dot_products_by_lane() -> None:
     ("core", "dtype", "instruction"),
     [
         ("cortex-a76", I8, "sdot"),
-        ("armv8.6-i8mm", I8, "sdot"),
-        ("armv8.6-i8mm", U8, "sudot"),
         ("cortex-a76", U8, None),  # bytes of different signs: only with i8mm
         ("cortex-a72", I8, None),
     ],

@@ -8,17 +8,18 @@ it computes exactly that.
 from __future__ import annotations
 
 from tilewright.codegen.addressing import Addressing, Slot
+from tilewright.codegen.byte_runs import ByteRun, byte_run
+from tilewright.codegen.dot_matrix import matrix_product
 from tilewright.codegen.dot_x86 import TOP_BITS, dot_bytes
 from tilewright.codegen.values import Value
-from tilewright.core.dtypes import I8, I32, U8, DType
+from tilewright.core.dtypes import I8, I32, U8
 from tilewright.core.index import Ix, bounds, coefficient, substitute, variables
-from tilewright.loop.ir import Dot, Expr
-from tilewright.loop.raised import shared_byte
+from tilewright.loop.ir import Dot
 
 
 def emit_dot(at: Addressing, e: Dot, c: Value, instructions: tuple[str, ...]) -> Value | None:
     """`e` by one of the target's dot-product `instructions`; `c` is the value of `e.c`."""
-    a, b = _bytes(at, e.a, e.var), _bytes(at, e.b, e.var)
+    a, b = byte_run(at, e.a, e.var), byte_run(at, e.b, e.var)
     if e.dtype is not I32 or a is None or b is None:
         return None
     if at.vector is not None and "madd" in instructions:
@@ -26,7 +27,8 @@ def emit_dot(at: Addressing, e: Dot, c: Value, instructions: tuple[str, ...]) ->
     if a.raised or b.raised:
         return None  # the others multiply signed bytes
     if at.vector is not None:
-        return _per_lane(at, e, a, b, c, instructions)
+        matrix = matrix_product(at, e, a, b, c) if "smmla" in instructions else None
+        return matrix or _per_lane(at, e, a, b, c, instructions)
     if "mve" in instructions and e.extent in (4, 8, 16):
         return _vmladava(at, e, a, b, c)
     if "smlad" in instructions:
@@ -36,29 +38,10 @@ def emit_dot(at: Addressing, e: Dot, c: Value, instructions: tuple[str, ...]) ->
     return None
 
 
-class _Run:
-    """Consecutive bytes of a buffer: address form of the first, and how they widen."""
-
-    def __init__(self, buffer: str, offset: Ix, dtype: DType, raised: bool) -> None:
-        self.buffer, self.offset, self.dtype, self.raised = buffer, offset, dtype, raised
-
-
-def _bytes(at: Addressing, e: Expr, var: str) -> _Run | None:
-    """An operand that reads consecutive bytes as `var` counts up; None if it is anything else."""
-    found = shared_byte(e)
-    if found is None or e.dtype is not I32 or found[0].dtype not in (I8, U8):
-        return None
-    load, raised = found
-    offset = at.offset(at.slots[load.buffer], load.index)
-    if coefficient(offset, var) != 1:
-        return None
-    return _Run(load.buffer, substitute(offset, {var: Ix(0)}), load.dtype, raised)
-
-
 # ---------------------------------------------------------------- CUDA: four products of two words
 
 
-def _dp4a(at: Addressing, e: Dot, a: _Run, b: _Run, c: Value) -> Value | None:
+def _dp4a(at: Addressing, e: Dot, a: ByteRun, b: ByteRun, c: Value) -> Value | None:
     """GPUs read words from multiples of four bytes only: None where that is not proved."""
     if any((at.alignment(at.slots[r.buffer], r.offset) or 1) % 4 for r in (a, b)):
         return None
@@ -80,7 +63,7 @@ _LANE_DOTS = {(I8, I8): ("sdot", "sdot"), (U8, U8): ("udot", "sdot"), (U8, I8): 
 
 
 def _per_lane(
-    at: Addressing, e: Dot, a: _Run, b: _Run, c: Value, instructions: tuple[str, ...]
+    at: Addressing, e: Dot, a: ByteRun, b: ByteRun, c: Value, instructions: tuple[str, ...]
 ) -> Value | None:
     """`sdot` and its kin: four bytes that all lanes share times four bytes of each lane.
 
@@ -111,7 +94,7 @@ def _per_lane(
 
 
 def _x86(
-    at: Addressing, e: Dot, a: _Run, b: _Run, c: Value, instructions: tuple[str, ...]
+    at: Addressing, e: Dot, a: ByteRun, b: ByteRun, c: Value, instructions: tuple[str, ...]
 ) -> Value | None:
     """Four bytes that all lanes share times four bytes of each lane, which lie side by side."""
     vec = at.vector
@@ -135,7 +118,7 @@ def _x86(
     return Value(dot_bytes(at, total, shared, own, kinds, vec.lanes, vnni), I32, vec.lanes)
 
 
-def _first_lane(at: Addressing, e: Dot, a: _Run, b: _Run, var: str) -> Ix | None:
+def _first_lane(at: Addressing, e: Dot, a: ByteRun, b: ByteRun, var: str) -> Ix | None:
     """Where the bytes of lane 0 begin, if lanes along `var` share `a` and have runs of `b` side by side."""
     step = coefficient(b.offset, var)
     if var in variables(a.offset) or step != e.extent or at.lane_names(b.offset) != {var}:
@@ -150,7 +133,7 @@ def _holds(at: Addressing, slot: Slot, first: Ix, count: int) -> bool:
     return top is not None and top + count - 1 <= end
 
 
-def _shared_word(at: Addressing, run: _Run, k: int) -> str:
+def _shared_word(at: Addressing, run: ByteRun, k: int) -> str:
     """Bytes k .. k + 3 of an operand in all four lanes."""
     slot = at.slots[run.buffer]
     lane, rest = divmod((run.offset.const + k) % 16, 4)
@@ -199,7 +182,7 @@ def _joined(at: Addressing, parts: list[str]) -> str:
 # ---------------------------------------------------------------- Armv7E-M: two 16-bit products
 
 
-def _smlad(at: Addressing, e: Dot, a: _Run, b: _Run, c: Value) -> Value:
+def _smlad(at: Addressing, e: Dot, a: ByteRun, b: ByteRun, c: Value) -> Value:
     """Four products from two words: even and odd bytes are widened to pairs of 16 bits.
 
     `sxtb16` takes bytes 0 and 2 of a word, or 1 and 3 after a rotation that the instruction does by
@@ -218,13 +201,13 @@ def _smlad(at: Addressing, e: Dot, a: _Run, b: _Run, c: Value) -> Value:
     return Value(total, I32, 1)
 
 
-def _word(at: Addressing, run: _Run, start: int) -> str:
+def _word(at: Addressing, run: ByteRun, start: int) -> str:
     """Four bytes as one word. M-profile cores load words from any address."""
     ptr = at.address(at.slots[run.buffer], run.offset + start)
     return at.op(f"load i32, ptr {ptr}, align 1")
 
 
-def _pairs(at: Addressing, run: _Run, word: str, odd: bool) -> str:
+def _pairs(at: Addressing, run: ByteRun, word: str, odd: bool) -> str:
     name = "llvm.arm.sxtb16" if run.dtype is I8 else "llvm.arm.uxtb16"
     at.declare(f"declare i32 @{name}(i32)")
     if odd:
@@ -233,7 +216,7 @@ def _pairs(at: Addressing, run: _Run, word: str, odd: bool) -> str:
     return at.op(f"call i32 @{name}(i32 {word})")
 
 
-def _widened(at: Addressing, run: _Run, k: int) -> str:
+def _widened(at: Addressing, run: ByteRun, k: int) -> str:
     ptr = at.address(at.slots[run.buffer], run.offset + k)
     byte = at.op(f"load i8, ptr {ptr}, align 1")
     return at.op(f"{'sext' if run.dtype is I8 else 'zext'} i8 {byte} to i32")
@@ -242,7 +225,7 @@ def _widened(at: Addressing, run: _Run, k: int) -> str:
 # ---------------------------------------------------------------- Armv8.1-M: sums across a vector
 
 
-def _vmladava(at: Addressing, e: Dot, a: _Run, b: _Run, c: Value) -> Value:
+def _vmladava(at: Addressing, e: Dot, a: ByteRun, b: ByteRun, c: Value) -> Value:
     """Helium adds the products of a whole vector to a general register.
 
     Sixteen bytes are multiplied as bytes where both have the same sign; fewer, and mixed ones, are
@@ -257,7 +240,7 @@ def _vmladava(at: Addressing, e: Dot, a: _Run, b: _Run, c: Value) -> Value:
     return _vmladava_part(at, a, b, c, 0, n)
 
 
-def _vmladava_part(at: Addressing, a: _Run, b: _Run, c: Value, start: int, n: int) -> Value:
+def _vmladava_part(at: Addressing, a: ByteRun, b: ByteRun, c: Value, start: int, n: int) -> Value:
     bits = 128 // n
     kind = f"<{n} x i{bits}>"
     lanes = [_vector(at, r, start, n, bits) for r in (a, b)]
@@ -271,7 +254,7 @@ def _vmladava_part(at: Addressing, a: _Run, b: _Run, c: Value, start: int, n: in
     return Value(out, I32, 1)
 
 
-def _vector(at: Addressing, run: _Run, start: int, n: int, bits: int) -> str:
+def _vector(at: Addressing, run: ByteRun, start: int, n: int, bits: int) -> str:
     ptr = at.address(at.slots[run.buffer], run.offset + start)
     raw = at.op(f"load <{n} x i8>, ptr {ptr}, align 1")
     if bits == 8:

@@ -16,6 +16,7 @@ from tilewright.codegen import ahead, values, x86
 from tilewright.codegen.addressing import Addressing, Slot, Vector
 from tilewright.codegen.dot import emit_dot
 from tilewright.codegen.lanes import lanes_are_private
+from tilewright.codegen.runs import load_runs, store_runs
 from tilewright.codegen.values import Value, llvm_type, memory_type
 from tilewright.core.index import (
     Ix,
@@ -371,6 +372,9 @@ class Emitter(Addressing):
             ptr = self.address(slot, substitute(offset, {vec.var: Ix(0)}))
             full = self.unmasked(slot, e.index)
             return self.load_vector(ptr, dtype, vec.lanes, None if full else vec.active)
+        in_runs = None if self.helium else load_runs(self, slot, offset)
+        if in_runs is not None:
+            return in_runs
         lanes = [self.load_scalar(slot, self.lane_offset(offset, i)) for i in range(vec.count)]
         return self.pack_lanes(lanes, vec.lanes)
 
@@ -402,6 +406,8 @@ class Emitter(Addressing):
                     )
                 partial = False
             self.store_vector(ptr, value, vec.active if partial else None)
+            return
+        if not self.helium and store_runs(self, slot, offset, value):
             return
         for i in range(vec.count):
             ptr = self.address(slot, self.lane_offset(offset, i))

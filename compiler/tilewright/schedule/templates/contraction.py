@@ -17,10 +17,11 @@ from tilewright.loop.rewrite import loops
 from tilewright.schedule.space import Choice, Space, Value, upto
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import mcu
+from tilewright.schedule.templates.byte_matrix import byte_matrix, byte_matrix_space
 from tilewright.schedule.templates.dots import BLOCK, RUN, dot_loop
 from tilewright.schedule.templates.draft import (
     Draft,
-    batch_dims,
+    pack_panels,
     parallelize_outer,
     volume,
     weights_of,
@@ -143,6 +144,9 @@ def contraction(
     reduction  loops of the sum, outermost first
     weights    (buffer, its dim along cols, its other dims in reduction order) if constant
     """
+    squares = byte_matrix(kernel, target, rows, cols, reduction, weights)
+    if squares is not None:
+        return squares
     dots = dot_loop(kernel, target, _present(Draft(kernel), reduction), weights)
     tiling = _default_tiling(Draft(kernel), target, rows, cols, reduction, dots=dots)
     return _contraction(kernel, target, tiling, rows, cols, reduction, weights, group)
@@ -267,6 +271,9 @@ def contraction_space(
     group: int = 1,
 ) -> Space:
     """All tilings of a product (see `Tiling`); arguments as for `contraction`."""
+    squares = byte_matrix_space(kernel, target, rows, cols, reduction, weights)
+    if squares is not None:
+        return squares
     d = Draft(kernel)
     dots = dot_loop(kernel, target, _present(d, reduction), weights)
     start = _default_tiling(d, target, rows, cols, reduction, dots=dots)
@@ -331,16 +338,9 @@ def _tile(
     present = [v for v in rows if d.has(v)]
     nr = tiling.vectors * width
     if weights is not None:
-        buffer, along, rest = weights
         span = nr if group == 1 or n % nr == 0 else n
-        batch = batch_dims(d.kernel, buffer, [v for v in names if v not in {*rows, cols}])
-        dims = [[r, 0, "whole"] for r in rest if r in batch]  # in the order in which it is read
-        dims += [[along, span, "outer"], *[[r, 0, "whole"] for r in rest if r not in batch]]
-        dims.append([along, span, "inner"])
-        if tiling.dots:
-            dims[-2] = [rest[-1], RUN, "outer"]
-            dims.append([rest[-1], RUN, "inner"])
-        d.do("pack", buffer, dims)
+        batch = [v for v in names if v not in {*rows, cols}]
+        pack_panels(d, weights, batch, span, RUN if tiling.dots else 0)
     inner: list[str] = []
     outer: list[str] = []
     for var, size in zip(present, tiling.shape, strict=True):

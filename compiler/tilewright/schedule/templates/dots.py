@@ -46,18 +46,32 @@ def dot_loop(
     if weights is None or not sums or target.family != "simd":
         return ""
     var = sums[-1]
+    found = _operands(kernel, weights[0])
+    if found is None:
+        return ""
+    a, raised, b = found
+    kind = "u8" if raised else a.dtype.name
+    names = _INSTRUCTIONS.get(frozenset({kind, b.dtype.name}), set[str]())
+    names = names - {"usdot"} if raised else names
+    along = stride(buffers(kernel)[a.buffer], a.index, var)
+    last = b.index[weights[2][-1]] if weights[2] else None
+    some = not names.isdisjoint(target.dots)
+    fits = some and along == 1 and Draft(kernel).extent(var) % RUN == 0
+    return var if fits and last == ix(var) else ""
+
+
+def dot_types(kernel: Kernel, weights: tuple[str, int, Sequence[int]]) -> tuple[str, str] | None:
+    """Types of the bytes that a contraction multiplies: pixels as they lie in memory, weights."""
+    found = _operands(kernel, weights[0])
+    return None if found is None or found[1] else (found[0].dtype.name, found[2].dtype.name)
+
+
+def _operands(kernel: Kernel, weights: str) -> tuple[Load, bool, Load] | None:
+    """The pixel that is multiplied by a weight, whether it is raised, and the weight."""
     for e in expressions(kernel.body):
         match e:
-            case Fma(left, Cast(Load() as b, _), _) if b.buffer == weights[0]:
-                a, raised = shared_byte(left) or (None, False)
-                if a is None:
-                    continue
-                kind = "u8" if raised else a.dtype.name
-                names = _INSTRUCTIONS.get(frozenset({kind, b.dtype.name}), set[str]())
-                names = names - {"usdot"} if raised else names
-                along = stride(buffers(kernel)[a.buffer], a.index, var)
-                last = b.index[weights[2][-1]] if weights[2] else None
-                some = not names.isdisjoint(target.dots)
-                fits = some and along == 1 and Draft(kernel).extent(var) % RUN == 0
-                return var if fits and last == ix(var) else ""
-    return ""
+            case Fma(left, Cast(Load() as b, _), _) if b.buffer == weights:
+                pixel = shared_byte(left)
+                if pixel is not None:
+                    return *pixel, b
+    return None

@@ -177,3 +177,19 @@ def batch_dims(kernel: Kernel, buffer: str, batch: Sequence[str]) -> set[int]:
         if name == buffer and not store:
             out |= {d for d, i in enumerate(index) if variables(i) and variables(i) <= set(batch)}
     return out
+
+
+def pack_panels(
+    d: Draft, weights: tuple[str, int, Sequence[int]], batch: Sequence[str], span: int, run: int = 0
+) -> None:
+    """Lay constant `weights` (see `weights_of`) out in panels of `span` output channels in the order of the sum;
+    `run`: so many products of the innermost sum lie side by side for each channel."""
+    buffer, along, rest = weights
+    first = batch_dims(d.kernel, buffer, batch)
+    dims: list[list[object]] = [[r, 0, "whole"] for r in rest if r in first]  # as they are read
+    dims += [[along, span, "outer"], *[[r, 0, "whole"] for r in rest if r not in first]]
+    dims.append([along, span, "inner"])
+    if run:
+        dims[-2] = [rest[-1], run, "outer"]
+        dims.append([rest[-1], run, "inner"])
+    d.do("pack", buffer, dims)
