@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilewright.core.index import Ix, evaluate, imin, ix
@@ -37,6 +37,7 @@ def test_not_proved(index: tuple[Ix, ...]) -> None:
     assert not apart(index, index, ALONE)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-6, 6), st.integers(1, 4), st.integers(1, 4), st.integers(0, 1)),
                 min_size=1, max_size=3), st.booleans())  # fmt: skip
 def test_a_yes_is_true(digits: list[tuple[int, int, int, int]], split: bool) -> None:
@@ -76,13 +77,32 @@ def test_inner_loops_may_meet(a: tuple[Ix, ...], b: tuple[Ix, ...]) -> None:
     assert not apart(b, a, NESTED)
 
 
+#: A fused loop of 49152 cut into 192 blocks `v` of 256 threads `w`, of which the indices are digits.
+GRID = (("v", (0, 191)), ("w", (0, 255)))
+LINEAR = V * 256 + INNER
+
+
+@pytest.mark.parametrize("index", [
+    (LINEAR // 4096, (V * 2 + INNER // 128) % 32, INNER % 128),
+    (LINEAR // 1280, (V * 4 + INNER // 64) % 20, INNER % 64),
+    (INNER // 4 % 32, (V * 2 + INNER // 128) % 32, INNER % 4, LINEAR // 4096),
+], ids=str)  # fmt: skip
+def test_blocks_of_threads_are_told_apart(index: tuple[Ix, ...]) -> None:
+    """Also by the digits that the threads decide alone; without one of them they may meet."""
+    assert apart(index, index, GRID)
+    for i in range(len(index)):
+        rest = index[:i] + index[i + 1 :]
+        assert not apart(rest, rest, GRID)
+
+
 PART = st.tuples(
     st.sampled_from(["v", "w", "o", "vw"]), st.integers(-4, 4), st.integers(1, 4), st.integers(1, 4)
 )
 FORM = st.tuples(st.integers(-2, 2), st.lists(PART, max_size=3))
 
 
-@given(st.lists(FORM, min_size=1, max_size=2), st.lists(st.integers(0, 2), min_size=2, max_size=2))
+@settings(deadline=None)
+@given(st.lists(FORM, min_size=1, max_size=3), st.lists(st.integers(0, 2), min_size=3, max_size=3))
 def test_a_yes_with_inner_loops_is_true(
     drawn: list[tuple[int, list[tuple[str, int, int, int]]]], shift: list[int]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from tilewright.bench.zoo import ZooError, fetch, zoo
 from tilewright.codegen.ptxas import find_ptxas
 from tilewright.gpu import generate_gpu
+from tilewright.loop.ir import For, Kernel
+from tilewright.loop.rewrite import walk
 from tilewright.pipeline import Source, build
 
 DATA = Path(__file__).parents[1] / "data"
@@ -19,6 +22,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def spread(kernel: Kernel) -> bool:
+    """Whether no loop that was cut for a grid of blocks was left to a single block."""
+    return not any(
+        isinstance(s, For) and s.kind == "serial" and re.fullmatch(r"block\d+", s.var)
+        for s in walk(kernel.body)
+    )
+
+
 def _assembles(source: Source, target: str, **options: object) -> None:
     program = build(source, target, options.get("shapes"), name="m")  # type: ignore[arg-type]
     code = generate_gpu(program)
@@ -26,6 +37,8 @@ def _assembles(source: Source, target: str, **options: object) -> None:
     assert [r.name for r in code.reports] == [k.name for k in program.kernels]
     gpu = program.target.gpu
     assert gpu is not None
+    alone = [k for k in program.kernels if len(k.body) == 1 and not spread(k)]
+    assert not alone, f"{alone[0].name} runs in one block"
     for r in code.reports:
         assert 0 < r.registers <= gpu.registers_thread, r
         assert r.spill_bytes == 0, f"{r.name} spills {r.spill_bytes} bytes"

@@ -8,6 +8,7 @@ form n, which together say what n is.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from math import gcd, lcm
 
@@ -48,6 +49,7 @@ def apart(a: Index, b: Index, bound: tuple[tuple[str, Span | None], ...]) -> boo
     ranges = {at: span for v, span in bound if span for at in (v, v + _OTHER)}
     renamed = {v: ix(v + _OTHER) for v, _ in bound}
     forms = []  # of which equal indices say that they are equal
+    fixed: list[Atom] = []  # the same, without the loop's variable
     for x, y in zip(a, b, strict=True):
         moving, rest = _parts(x, var)
         same, other = _parts(y, var)
@@ -55,8 +57,11 @@ def apart(a: Index, b: Index, bound: tuple[tuple[str, Span | None], ...]) -> boo
             continue
         between = rest - substitute(other, renamed)
         low, high = _bounds(between, ranges)
-        if not moving.terms and (low > 0 or high < 0):
-            return True
+        if not moving.terms:
+            if low > 0 or high < 0:
+                return True
+            if x == y and len(x.terms) == 1:
+                fixed.append(x.terms[0][0])
         if _alone(moving - substitute(moving, renamed), between, ranges):
             forms.append(moving)
     if any(coefficient(form, var) for form in forms):
@@ -64,7 +69,7 @@ def apart(a: Index, b: Index, bound: tuple[tuple[str, Span | None], ...]) -> boo
     for base in _bases(forms, var):
         rest = _parts(base, var)[1]
         width = _bounds(rest - substitute(rest, renamed), ranges)[1]
-        if width < abs(coefficient(base, var) or 0) and _told_apart(forms, base, var):
+        if width < abs(coefficient(base, var) or 0) and _told_apart(forms, fixed, base, var):
             return True
     return False
 
@@ -96,12 +101,13 @@ def _parts(form: Ix, var: str) -> tuple[Ix, Ix]:
     return moving, form - moving
 
 
-def _told_apart(forms: list[Ix], base: Ix, var: str) -> bool:
-    """Whether those forms that are made of digits of `base` say together what it is."""
+def _told_apart(forms: list[Ix], fixed: list[Atom], base: Ix, var: str) -> bool:
+    """Whether those forms that are made of digits of `base` say together what it is; `fixed`: digits that one loop
+    inside decides alone, since the other one moves `base` by whole periods of them."""
     if not coefficient(base, var):
         return False
     of_base = [f for f in forms if _is_made_of(f, base, var)]
-    return any(proof(of_base, base, var) for proof in (_tiled, _enumerated))
+    return _tiled(of_base, fixed, base, var) or _enumerated(of_base, base, var)
 
 
 def _is_made_of(form: Ix, base: Ix, var: str) -> bool:
@@ -124,13 +130,13 @@ class _NoDigitError(Exception):
     """Something else than digits of the linear form."""
 
 
-def _tiled(forms: list[Ix], base: Ix, var: str) -> bool:
+def _tiled(forms: list[Ix], fixed: list[Atom], base: Ix, var: str) -> bool:
     """Whether digits that stand alone in their dims say together what `base` is."""
     alone = [next(_moving(f, var))[0] for f in forms if len(list(_moving(f, var))) == 1]
-    try:
-        digits = [_digit(a, base, var) for a in alone]
-    except _NoDigitError:
-        return False
+    digits: list[tuple[int, int | None]] = []
+    for atom in (*alone, *fixed):
+        with suppress(_NoDigitError):
+            digits.append(_digit(atom, base, var))
     known = 1  # base modulo this is known
     while True:
         for low, high in digits:
@@ -228,6 +234,10 @@ def _periods(form: Ix, var: str) -> Iterator[int]:
     for atom, _ in _moving(form, var):
         if not isinstance(atom, FloorDiv | Mod):
             raise _NoDigitError
+        whole = _quotient(atom.num)
+        if whole is not None and _plain(whole[0]):
+            yield atom.den * whole[1]
+            continue
         inner = [1] if _plain(atom.num) else _periods(atom.num, var)
         yield from (atom.den * p for p in inner)
 
