@@ -14,11 +14,10 @@ from rich.table import Table
 from tilewright.commands._common import TargetName, console, errors_console, escape
 from tilewright.errors import ToolchainError
 from tilewright.graph.text import to_text as graph_text
-from tilewright.loop.text import to_text
 from tilewright.pipeline import resolve_target
 from tilewright.registry import operator, operators
 from tilewright.schedule.target import load_target
-from tilewright.testing.case import Case, to_json
+from tilewright.testing.case import Case, summary, to_json
 from tilewright.testing.graphs import GraphCase
 from tilewright.testing.graphs import to_json as graphs_to_json
 from tilewright.testing.subjects import load_operators
@@ -158,20 +157,10 @@ def _chosen(names: list[str]) -> list[str]:
 
 def show_failure(case: Case, path: Path | None = None) -> None:
     """A failing case in under 25 lines."""
-    console.print(
-        f"[red]failure[/red] of {escape(case.operator or case.kernel.name)}: {escape(str(case.failure))}",
-        soft_wrap=True,
-    )
-    if case.guilty:
-        console.print(f"  guilty: {escape(case.guilty)}", soft_wrap=True)
-    lines = to_text(case.kernel).rstrip().splitlines()
-    shown = lines if len(lines) <= 12 else [*lines[:11], f"  ... {len(lines) - 11} more lines"]
-    for line in shown:
-        console.print(f"  {escape(line)}", soft_wrap=True)
-    for step in case.trace[:6]:
-        console.print(f"  {escape(str(step))}", soft_wrap=True)
-    if len(case.trace) > 6:
-        console.print(f"  ... {len(case.trace) - 6} more steps")
+    first, *rest = map(escape, summary(case))
+    console.print(first.replace("failure", "[red]failure[/red]", 1), soft_wrap=True)
+    for line in rest:
+        console.print(line, soft_wrap=True)
     if path is not None:
         console.print(f"  replay it: tilewright replay {escape(str(path))}", soft_wrap=True)
 

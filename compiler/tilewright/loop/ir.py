@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import copysign, isnan
 from typing import Literal, Union
 
-from tilewright.core.dtypes import DType
+from tilewright.core.dtypes import BOOL, DType
 from tilewright.core.index import Ix
 
 Space = Literal["global", "const", "local", "register", "shared"]
@@ -130,8 +130,6 @@ class Unary:
 
     @property
     def dtype(self) -> DType:
-        from tilewright.core.dtypes import BOOL
-
         return BOOL if self.op in ("not", "isnan") else self.a.dtype
 
 
@@ -149,8 +147,6 @@ class Binary:
 
     @property
     def dtype(self) -> DType:
-        from tilewright.core.dtypes import BOOL
-
         return BOOL if self.op in COMPARISONS else self.a.dtype
 
 

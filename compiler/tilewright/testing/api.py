@@ -6,6 +6,7 @@ Invariant: the examples are the same in every run, unless a seed is given.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from tilewright.pipeline import resolve_target
 from tilewright.registry import Operator, register
 from tilewright.schedule.target import Target
-from tilewright.testing.case import Case, to_json
+from tilewright.testing.case import Case, summary, to_json
 from tilewright.testing.fuzz import fuzz
 from tilewright.testing.strategies import cases
 from tilewright.testing.subjects import load_operators
@@ -29,8 +30,8 @@ def check(
 ) -> None:
     """Judge `examples` schedules of an operator (by name, as an object, or all of a file) by every oracle.
 
-    Raises `AssertionError` with the failure, made small, whose case is written to `save` if given; `TilewrightError`
-    for an operator that is unknown or has no samples.
+    Raises `AssertionError` with the failure, made small, and where its case is written (to `save`, or to a temporary
+    folder); `TilewrightError` for an operator that is unknown or has no samples.
     """
     if isinstance(operator, Operator):
         register([operator])
@@ -42,13 +43,9 @@ def check(
     found = fuzz(names, resolve_target(target), float("inf"), start, most=examples, enough=1)
     if found.failures:
         case = found.failures[0]
-        text = to_json(case)
-        if save is not None:
-            save.write_text(text, encoding="utf-8")
-        steps = ", ".join(map(str, case.trace)) or "no steps"
-        raise AssertionError(
-            f"{case.operator} with {steps}: {case.failure} (guilty: {case.guilty})\n{text}"
-        )
+        path = save or Path(tempfile.mkdtemp(prefix="tilewright-")) / f"{case.operator}.json"
+        path.write_text(to_json(case), encoding="utf-8")
+        raise AssertionError("\n".join([*summary(case), f"  replay it: tilewright replay {path}"]))
 
 
 def prop(

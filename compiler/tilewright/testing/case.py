@@ -91,6 +91,10 @@ class Case:
             f"<case of {self.operator or self.kernel.name} on {self.target.split()[0]}: [{steps}]>"
         )
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What Hypothesis prints of a counterexample: not every field of every expression."""
+        printer.text("\n".join(summary(self)))
+
     def with_(self, **changes: Any) -> Case:
         """A copy with some fields replaced."""
         return replace(self, **changes)
@@ -161,6 +165,20 @@ def iterations(kernel: Kernel) -> int:
         return total
 
     return count(kernel.body, {})
+
+
+def summary(case: Case) -> list[str]:
+    """A case in under 25 lines; what is long is cut, which only its file holds whole."""
+    name = case.operator or case.kernel.name
+    lines = [f"failure of {name}: {case.failure}" if case.failure else repr(case)]
+    if case.guilty:
+        lines.append(f"  guilty: {case.guilty}")
+    kernel = to_text(case.kernel).rstrip().splitlines()
+    shown = kernel if len(kernel) <= 12 else [*kernel[:11], f"  ... {len(kernel) - 11} more lines"]
+    lines += [f"  {line}" for line in (*shown, *map(str, case.trace[:6]))]
+    if len(case.trace) > 6:
+        lines.append(f"  ... {len(case.trace) - 6} more steps")
+    return lines
 
 
 # ---------------------------------------------------------------- JSON

@@ -195,30 +195,32 @@ def fuzz_graphs(
     report: Callable[[GraphReport], None] = lambda r: None,
     most: int | None = None,
     enough: int = 3,
+    shrink: float = SHRINK,
 ) -> GraphReport:
-    """Try graphs for `seconds`, at most `most` of them, until `enough` have failed; `start` is the first seed."""
+    """Try graphs for `seconds`, at most `most` of them, until `enough` have failed; `start` is the first seed,
+    `shrink` the most seconds for making one small, twice."""
     out, begin, turn = GraphReport(), time.monotonic(), start
     while len(out.failures) < enough:
         out.seconds = time.monotonic() - begin
         if out.seconds >= seconds or (most is not None and out.examples >= most):
             break
-        failed = _round(target, turn, out, begin + seconds, report, most)
+        failed = _round(target, turn, out, begin + seconds, report, most, shrink)
         turn += 1
         if failed is not None:
-            small = minimise(failed, seconds=_allowed(begin + seconds))
+            small = minimise(failed, seconds=_allowed(begin + seconds, shrink))
             out.failures.append(replace(small, guilty=blame(small)))
     out.seconds = time.monotonic() - begin
     return out
 
 
-def _allowed(end: float) -> float:
+def _allowed(end: float, shrink: float) -> float:
     """Seconds for making a failure small in a search that ends at `end`."""
-    return min(SHRINK, max(GRACE, end - time.monotonic()))
+    return min(shrink, max(GRACE, end - time.monotonic()))
 
 
 def _round(
     target: str, turn: int, out: GraphReport, end: float,
-    report: Callable[[GraphReport], None], most: int | None,
+    report: Callable[[GraphReport], None], most: int | None, shrink: float,
 ) -> GraphCase | None:  # fmt: skip
     """Some graphs; the smallest failing one, if one failed."""
     last: list[GraphCase] = []
@@ -241,7 +243,7 @@ def _round(
         failure = judge(case)
         if failure is not None:
             if not last:
-                stop = time.monotonic() + _allowed(end)
+                stop = time.monotonic() + _allowed(end, shrink)
             last.append(replace(case, failure=failure))
             raise _Found(str(failure))
 

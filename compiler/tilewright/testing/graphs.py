@@ -122,13 +122,14 @@ def judge(case: GraphCase, without: Set[str] = frozenset()) -> Failure | None:
 
 
 def blame(case: GraphCase) -> str:
-    """The stage without which the case passes; the first one if there are several."""
+    """The stage without which the case passes: of several the one that makes it fail on its own, else the first."""
     every = stages()
     if judge(case, frozenset(every)) is not None:
         return "lowering, schedule or code generation: it fails without any graph stage"
-    for name in every:
-        if judge(case, {name}) is None:
-            return f"stage {name}"
+    needed = [name for name in every if judge(case, {name}) is None]
+    alone = (n for n in needed if len(needed) > 1 and judge(case, frozenset(every) - {n}))
+    if needed:
+        return f"stage {next(alone, needed[0])}"
     return "stages together: it passes without any of them, and fails without any single one"
 
 

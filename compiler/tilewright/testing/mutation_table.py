@@ -97,7 +97,7 @@ def search_graphs(
 ) -> GraphRow:
     """Look for a bug in a graph stage with at most `most` graphs."""
     with graph_mutants.planted(mutant):
-        found = fuzz_graphs(target, SECONDS, seed, most=most, enough=1)
+        found = fuzz_graphs(target, SECONDS, seed, most=most, enough=1, shrink=SHRINK)
     if not found.failures:
         return GraphRow(mutant, 0)
     case = found.failures[0]

@@ -121,8 +121,8 @@ def traces(draw: st.DrawFn, subject: Subject, target: Target) -> Trace:
     trace: list[Step] = []
     if start != "nothing":
         base = _default(subject, target) if start == "default" else draw(_point(subject, target))
-        left_out = draw(st.integers(0, len(base)))
-        trace = list(_legal(kernel, base[: len(base) - left_out]))
+        kept = draw(st.integers(0, len(base)))  # shrinks to none of it
+        trace = list(_legal(kernel, base[:kept]))
     made = apply(kernel, trace)
     for _ in range(draw(st.integers(0, MOST_STEPS))):
         found = draw(_next(made, target, len(trace)))
