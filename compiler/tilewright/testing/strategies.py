@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tilewright.core.dtypes import BOOL, F16
 from tilewright.errors import ScheduleError, TilewrightError
 from tilewright.loop.ir import Alloc, Buffer, For, Kernel
+from tilewright.loop.passes.specialize_tails import specialize_tails
 from tilewright.loop.rewrite import accesses, loops, walk
 from tilewright.registry import operators
 from tilewright.schedule.space import Space
@@ -116,39 +117,41 @@ def _apart(b: Buffer, gap: int) -> Buffer:
 def traces(draw: st.DrawFn, subject: Subject, target: Target) -> Trace:
     """A legal schedule: drawn step by step, from nothing, from (a part of) the default, or from a point of the
     operator's space."""
-    kernel = subject.kernel
     start = draw(st.sampled_from(["nothing", "default", "space"]))
     trace: list[Step] = []
+    made = [subject.kernel]  # after no step, after one ...
     if start != "nothing":
         base = _default(subject, target) if start == "default" else draw(_point(subject, target))
         kept = draw(st.integers(0, len(base)))  # shrinks to none of it
-        trace = list(_legal(kernel, base[:kept]))
-    made = apply(kernel, trace)
+        for one in base[:kept]:
+            try:
+                made.append(apply(made[-1], (one,)))
+            except ScheduleError:
+                break
+            trace.append(one)
     for _ in range(draw(st.integers(0, MOST_STEPS))):
-        found = draw(_next(made, target, len(trace)))
+        if statements(made[-1].body) > MOST_STATEMENTS:
+            break
+        found = draw(_next(made[-1], target, len(trace)))
         if found is None:
             break
         trace.append(found[0])
-        made = found[1]
-    while trace:  # what was drawn must be provable and of reasonable size
-        try:
-            if statements(admit(kernel, tuple(trace)).body) <= MOST_STATEMENTS:
-                break
-        except ScheduleError:
-            if outside(Case(kernel, tuple(trace), target.name)) is not None:
-                break  # a bug: primitives accepted it
+        made.append(found[1])
+    while trace and not _reasonable(subject.kernel, tuple(trace), made[-1], target):
         trace.pop()
+        made.pop()
     return tuple(trace)
 
 
-def _legal(kernel: Kernel, trace: Sequence[Step]) -> Trace:
-    """The longest prefix of a trace that is legal."""
-    for n, one in enumerate(trace):
-        try:
-            kernel = apply(kernel, (one,))
-        except ScheduleError:
-            return tuple(trace[:n])
-    return tuple(trace)
+def _reasonable(kernel: Kernel, trace: Trace, made: Kernel, target: Target) -> bool:
+    """Whether a schedule, which makes `made` of the kernel, is of reasonable size and provable (or shows a bug)."""
+    try:
+        if statements(specialize_tails(made).body) > MOST_STATEMENTS:
+            return False  # known before anything is proved, which takes long
+        return statements(admit(made, ()).body) <= MOST_STATEMENTS
+    except ScheduleError:
+        case = Case(kernel, trace, target.name)
+        return outside(case) is not None  # a bug: primitives accepted it
 
 
 def _default(subject: Subject, target: Target) -> Trace:
