@@ -1,7 +1,7 @@
 """The passes of a graph that depend on the target.
 
 In: an optimised graph, a target, a choice of variants. Out: a graph that the target computes faster.
-Invariant: exact but for the variants, which round differently. Stages may be left out by name (`ADAPTATIONS`).
+Invariant: exact but for the variants, which round differently, and weights near 1e-38. Stages may be left out by name (`ADAPTATIONS`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Set
 
 from tilewright.graph.ir import Graph
 from tilewright.graph.passes.choose_variants import Chooser, choose_variants
+from tilewright.graph.passes.flush_subnormals import flush_subnormals
 from tilewright.graph.passes.merge_requantize import merge_requantize
 from tilewright.graph.passes.merge_roundings import merge_roundings
 from tilewright.graph.passes.pad_channels import pad_channels
@@ -17,7 +18,14 @@ from tilewright.graph.passes.raise_bytes import raise_bytes
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.dots import has_dot
 
-ADAPTATIONS = ("variants", "merge_roundings", "merge_requantize", "pad_channels", "raise_bytes")
+ADAPTATIONS = (
+    "variants",
+    "flush_subnormals",
+    "merge_roundings",
+    "merge_requantize",
+    "pad_channels",
+    "raise_bytes",
+)
 
 
 def adapt(
@@ -26,6 +34,8 @@ def adapt(
     """The graph as `target` computes it best."""
     if "variants" not in without:
         graph = choose_variants(graph, variants)
+    if target.is_x86 and "flush_subnormals" not in without:
+        graph = flush_subnormals(graph)  # elsewhere they take no longer than other numbers
     if target.family != "mcu" and "merge_roundings" not in without:
         graph = merge_roundings(graph)  # Cortex-M has one instruction for each of them
     if target.family != "mcu" and "merge_requantize" not in without:

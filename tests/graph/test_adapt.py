@@ -160,3 +160,22 @@ def test_two_roundings_stay() -> None:
     known = _requantized([1518500250], [6], [0])
     done = adapt(known, load_target("cortex-m4"), lambda g, n: None)
     assert [n.op for n in done.nodes] == ["matmul", "requantize"]
+
+
+def test_subnormal_weights_are_flushed_on_x86() -> None:
+    """Only in contractions, only where other weights are normal, and only where they cost time."""
+    tiny = np.float32(1e-40)
+    weights = np.array([[1.0, -tiny, np.nan], [tiny, 0.5, np.float32(2.0**-126)]], np.float32)
+    b = Builder()
+    b.input("x", (4, 2))
+    b.graph.add_constant("w", weights)
+    b.graph.add_constant("all", np.full((2, 3), tiny))
+    b.graph.add_constant("c", np.full(3, tiny))
+    y = b.node("matmul", "y", "x", "w")
+    graph = b.done(b.node("mul", "z", y, "c"), b.node("matmul", "v", "x", "all"))
+    made = adapt(graph, load_target("x86-64-v4"), lambda g, n: None)
+    verify(made)
+    (w,) = (made.constants[n.inputs[1]] for n in made.nodes if n.outputs == ("y",))
+    np.testing.assert_array_equal(w, np.where(np.abs(weights) < 1e-39, 0, weights))
+    assert [n.inputs[1] for n in made.nodes if n.outputs != ("y",)] == ["c", "all"]
+    assert adapt(graph, load_target("cortex-a76"), lambda g, n: None).nodes == graph.nodes
