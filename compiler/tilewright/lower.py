@@ -37,6 +37,9 @@ from tilewright.loop.rewrite import simplify_kernel
 from tilewright.loop.storage import decode, encode, rounded
 from tilewright.registry import Operator, operator
 
+#: Bits of a row that one or two stores write, on most devices.
+_SHORT_ROW = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
@@ -61,7 +64,11 @@ def lower_group(place: Placement, group: Group) -> Lowered:
 
 
 def lower_fill(place: Placement, value: str) -> Lowered | None:
-    """The kernel that writes the border of allocation `value`, or None if it has none."""
+    """The kernel that writes the border of allocation `value`, or None if it has none.
+
+    It runs before all others that write there. So where short rows (pixels of a few channels) have a border each,
+    everything is written: whole vectors instead of an element here and there.
+    """
     layout = place.layouts[value]
     if not layout.has_halo:
         return None
@@ -72,6 +79,9 @@ def lower_fill(place: Placement, value: str) -> Lowered | None:
     stored = np.asarray(layout.fill).astype(t.dtype.numpy).view(t.dtype.storage.numpy)
     fill = Const(stored.item(), t.dtype.storage)
     inner = [(0, n) for n in shape]
+    if any(layout.halo[layout.order[-1]]) and shape[-1] * buffer.dtype.bits <= _SHORT_ROW:
+        _fill_box(k, buffer, inner, fill)
+        return Lowered(_finished(k, buffer), [Argument(value, 0, "out")])
     for axis, d in enumerate(layout.order):  # one slab per border, later axes inside earlier ones
         lo, hi = layout.halo[d]
         for start, count in ((0, lo), (shape[axis] - hi, hi)):
@@ -79,8 +89,11 @@ def lower_fill(place: Placement, value: str) -> Lowered | None:
                 spans = [*inner[:axis], (start, count), *inner[axis + 1 :]]
                 _fill_box(k, buffer, spans, fill)
         inner[axis] = (lo, t.shape[d])
-    kernel = simplify_kernel(Kernel("fill", (Param(buffer, "out"),), k.finish()))
-    return Lowered(kernel, [Argument(value, 0, "out")])
+    return Lowered(_finished(k, buffer), [Argument(value, 0, "out")])
+
+
+def _finished(k: KernelBuilder, buffer: Buffer) -> Kernel:
+    return simplify_kernel(Kernel("fill", (Param(buffer, "out"),), k.finish()))
 
 
 def _fill_box(k: KernelBuilder, buffer: Buffer, spans: Sequence[tuple[int, int]], v: Expr) -> None:

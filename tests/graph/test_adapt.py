@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 from graph_helpers import Builder
 
+from tilewright import api
 from tilewright.adapt import ADAPTATIONS, adapt
+from tilewright.codegen.llvm import runs_here
 from tilewright.core.dtypes import I8, U8, DType
 from tilewright.graph.interp import run
 from tilewright.graph.ir import AttrValue, Graph
 from tilewright.graph.passes.merge_requantize import merge_requantize
 from tilewright.graph.passes.merge_roundings import merge_roundings
 from tilewright.graph.verify import verify
+from tilewright.loop.ir import For
+from tilewright.pipeline import build
 from tilewright.schedule.target import load_target
 
 CONV: dict[str, AttrValue] = {
@@ -179,3 +183,21 @@ def test_subnormal_weights_are_flushed_on_x86() -> None:
     np.testing.assert_array_equal(w, np.where(np.abs(weights) < 1e-39, 0, weights))
     assert [n.inputs[1] for n in made.nodes if n.outputs != ("y",)] == ["c", "all"]
     assert adapt(graph, load_target("cortex-a76"), lambda g, n: None).nodes == graph.nodes
+
+
+@pytest.mark.parametrize("name", ["x86-64-v3", "x86-64-v4-vnni"])
+def test_short_rows_with_a_border_are_filled_whole(name: str) -> None:
+    """Pixels of three channels and one more: the border is written with them, before they are."""
+    rng = np.random.default_rng(3)
+    b = Builder()
+    b.input("x", (1, 3, 5, 6), I8)
+    b.graph.add_constant("w", rng.integers(-128, 128, (7, 3, 3, 3)).astype(np.int8))
+    graph = b.done(b.node("conv2d", "y", "x", "w", **CONV))
+    program = build(graph, name)
+    fills = [k for k in program.kernels if k.name.endswith("fill")]
+    assert len(fills) == 1 and sum(isinstance(s, For) for s in fills[0].body) == 1
+    if runs_here(load_target(name)):
+        model = api.CompiledModel(program)
+        for _ in range(2):
+            x = rng.integers(-128, 128, (1, 3, 5, 6)).astype(np.int8)
+            np.testing.assert_array_equal(model(x)[0], run(graph, {"x": x})["y"])
