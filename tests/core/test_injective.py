@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilewright.core.index import Ix, evaluate, imin, ix
+from tilewright.core.index import Ix, evaluate, imin, ix, variables
 from tilewright.core.injective import apart
 
 V, OUTER = ix("v"), ix("o")
@@ -85,14 +85,16 @@ LINEAR = V * 256 + INNER
 @pytest.mark.parametrize("index", [
     (LINEAR // 4096, (V * 2 + INNER // 128) % 32, INNER % 128),
     (LINEAR // 1280, (V * 4 + INNER // 64) % 20, INNER % 64),
+    (LINEAR // 384, (V * 32 + INNER // 8) % 48, INNER % 8), (LINEAR // 19200, LINEAR // 240 % 80, LINEAR % 240),
+    (LINEAR // 5120, V % 20, INNER), (LINEAR // 5120, V // 2 % 10, V % 2, INNER),
     (INNER // 4 % 32, (V * 2 + INNER // 128) % 32, INNER % 4, LINEAR // 4096),
 ], ids=str)  # fmt: skip
 def test_blocks_of_threads_are_told_apart(index: tuple[Ix, ...]) -> None:
-    """Also by the digits that the threads decide alone; without one of them they may meet."""
+    """Also where threads decide some digits alone; without one that the blocks decide they may meet."""
     assert apart(index, index, GRID)
-    for i in range(len(index)):
+    for i, form in enumerate(index):
         rest = index[:i] + index[i + 1 :]
-        assert not apart(rest, rest, GRID)
+        assert not apart(rest, rest, GRID) or "v" not in variables(form)
 
 
 PART = st.tuples(
@@ -127,3 +129,24 @@ def test_a_yes_with_inner_loops_is_true(
             for i in (a, b)
         ]
         assert not any(p == q for v, p in at[0] for u, q in at[1] if u != v)
+
+
+DIGIT = st.tuples(st.sampled_from("vwl"), st.sampled_from([1, 2, 4, 8, 16]), st.integers(2, 9))
+
+
+@settings(deadline=None)
+@given(st.lists(DIGIT, min_size=1, max_size=4), st.booleans())
+def test_digits_of_blocks_and_threads_are_right(
+    drawn: list[tuple[str, int, int]], above: bool
+) -> None:
+    whole = {"v": V, "w": INNER, "l": V * 8 + INNER}
+    index = tuple(whole[n] // d % m if m < 9 else whole[n] // d for n, d, m in drawn)
+    if above:
+        index = (*index, (V * 2 + INNER // 4) % 6, INNER % 4)
+    if not apart(index, index, (("v", (0, 11)), ("w", (0, 7)))):
+        return
+    owners: dict[tuple[int, ...], int] = {}
+    for v in range(12):
+        for w in range(8):
+            at = tuple(evaluate(f, {"v": v, "w": w}) for f in index)
+            assert owners.setdefault(at, v) == v

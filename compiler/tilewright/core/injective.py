@@ -69,7 +69,10 @@ def apart(a: Index, b: Index, bound: tuple[tuple[str, Span | None], ...]) -> boo
     for base in _bases(forms, var):
         rest = _parts(base, var)[1]
         width = _bounds(rest - substitute(rest, renamed), ranges)[1]
-        if width < abs(coefficient(base, var) or 0) and _told_apart(forms, fixed, base, var):
+        factor = coefficient(base, var) or 0
+        low, high = _bounds(rest, ranges)
+        grain = factor if low >= 0 and high < factor else 0
+        if width < abs(factor) and _told_apart(forms, fixed, base, var, grain):
             return True
     return False
 
@@ -101,13 +104,21 @@ def _parts(form: Ix, var: str) -> tuple[Ix, Ix]:
     return moving, form - moving
 
 
-def _told_apart(forms: list[Ix], fixed: list[Atom], base: Ix, var: str) -> bool:
-    """Whether those forms that are made of digits of `base` say together what it is; `fixed`: digits that one loop
-    inside decides alone, since the other one moves `base` by whole periods of them."""
+def _told_apart(forms: list[Ix], fixed: list[Atom], base: Ix, var: str, grain: int) -> bool:
+    """Whether those forms that are made of digits of `base` say together what it is, or what `base // grain` is, which
+    is `var` (`grain` 0: unknown). `fixed`: digits that loops inside decide alone, as `var` moves `base` by whole
+    periods of them."""
     if not coefficient(base, var):
         return False
     of_base = [f for f in forms if _is_made_of(f, base, var)]
-    return _tiled(of_base, fixed, base, var) or _enumerated(of_base, base, var)
+    alone = [next(_moving(f, var))[0] for f in forms if len(list(_moving(f, var))) == 1]
+    digits: list[tuple[int, int | None]] = []
+    for atom in (*alone, *fixed):
+        with suppress(_NoDigitError):
+            digits.append(_digit(atom, base, var, grain))
+    return any(_tiled(digits, known) for known in {1, grain or 1}) or _enumerated(
+        of_base, base, var
+    )
 
 
 def _is_made_of(form: Ix, base: Ix, var: str) -> bool:
@@ -130,14 +141,9 @@ class _NoDigitError(Exception):
     """Something else than digits of the linear form."""
 
 
-def _tiled(forms: list[Ix], fixed: list[Atom], base: Ix, var: str) -> bool:
-    """Whether digits that stand alone in their dims say together what `base` is."""
-    alone = [next(_moving(f, var))[0] for f in forms if len(list(_moving(f, var))) == 1]
-    digits: list[tuple[int, int | None]] = []
-    for atom in (*alone, *fixed):
-        with suppress(_NoDigitError):
-            digits.append(_digit(atom, base, var))
-    known = 1  # base modulo this is known
+def _tiled(digits: list[tuple[int, int | None]], known: int) -> bool:
+    """Whether digits that stand alone in their dims say together what a number is that is known modulo `known`, or
+    what it is in whole units of that."""
     while True:
         for low, high in digits:
             if known % low == 0 and (high is None or (high > known and high % known == 0)):
@@ -149,17 +155,17 @@ def _tiled(forms: list[Ix], fixed: list[Atom], base: Ix, var: str) -> bool:
         known = high
 
 
-def _digit(atom: Atom, base: Ix, var: str) -> tuple[int, int | None]:
+def _digit(atom: Atom, base: Ix, var: str, grain: int) -> tuple[int, int | None]:
     """a and b of `base // a % (b / a)`, or None for b where there is no remainder."""
     if not isinstance(atom, FloorDiv | Mod):
         raise _NoDigitError
-    low, high = _whole(atom, base, var)
+    low, high = _whole(atom, base, var, grain)
     if isinstance(atom, FloorDiv):
         return low * atom.den, high
     return low, low * atom.den if high is None else min(high, low * atom.den)
 
 
-def _whole(atom: FloorDiv | Mod, base: Ix, var: str) -> tuple[int, int | None]:
+def _whole(atom: FloorDiv | Mod, base: Ix, var: str, grain: int) -> tuple[int, int | None]:
     """The digit that `atom` divides; one that differs from it by whole periods of a remainder will do."""
     period = atom.den if isinstance(atom, Mod) else 0
     if _same(atom.num, base, period):
@@ -167,9 +173,11 @@ def _whole(atom: FloorDiv | Mod, base: Ix, var: str) -> tuple[int, int | None]:
     quotient = _quotient(atom.num)
     if quotient is not None and _same(quotient[0], base, period * quotient[1]):
         return quotient[1], None
+    if grain and _same(atom.num * grain, ix(var) * grain, period * grain):
+        return grain, None
     if len(atom.num.terms) != 1 or atom.num.const or atom.num.terms[0][1] != 1:
         raise _NoDigitError
-    low, high = _digit(atom.num.terms[0][0], base, var)
+    low, high = _digit(atom.num.terms[0][0], base, var, grain)
     if high is not None and high % (low * atom.den):
         raise _NoDigitError
     return low, high
