@@ -15,6 +15,7 @@ from tilewright.schedule.templates.draft import (
     Draft,
     buffers,
     parallelize_outer,
+    stride,
     vectorize_pass,
     volume,
 )
@@ -77,8 +78,27 @@ def _injective(kernel: Kernel, target: Target, lane: int, parts: int, vectors: i
                 d.do("unroll", f"{last}to")
         elif names:
             vectorize_pass(d, names[-1], width)
+            if lane == -1 and width > 1:
+                _finish_lines(d, names)
     parallelize_outer(d, work)
     return d.trace
+
+
+def _finish_lines(d: Draft, names: list[str]) -> None:
+    """Where vectors gather elements (a transpose), the loop along which those follow each other in memory goes next
+    to them: every line that a vector touches is used up before it leaves the first cache."""
+    *outer, last = names
+    lanes = last
+    if d.has(f"{last}l"):
+        lanes, outer = f"{last}l", [*outer, f"{last}o"]
+    known = buffers(d.kernel)
+    reads = [(known[b], index) for b, index, store in accesses(d.kernel.body) if not store]
+    for var in outer[:-1]:
+        if any(
+            stride(b, i, var) == 1 and stride(b, i, lanes) not in (0, 1, None) for b, i in reads
+        ):
+            d.try_("reorder", [*[v for v in outer if v != var], var, lanes])
+            return
 
 
 def _perfect_nest(f: For) -> list[str]:
