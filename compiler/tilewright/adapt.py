@@ -15,6 +15,7 @@ from tilewright.graph.passes.merge_requantize import merge_requantize
 from tilewright.graph.passes.merge_roundings import merge_roundings
 from tilewright.graph.passes.pad_channels import pad_channels
 from tilewright.graph.passes.raise_bytes import raise_bytes
+from tilewright.graph.passes.unsigned_bytes import unsigned_bytes
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.dots import has_dot
 
@@ -23,6 +24,7 @@ ADAPTATIONS = (
     "flush_subnormals",
     "merge_roundings",
     "merge_requantize",
+    "unsigned_bytes",
     "pad_channels",
     "raise_bytes",
 )
@@ -40,6 +42,8 @@ def adapt(
         graph = merge_roundings(graph)  # Cortex-M has one instruction for each of them
     if target.family != "mcu" and "merge_requantize" not in without:
         graph = merge_requantize(graph)
+    if target.unsigned_by_signed and "unsigned_bytes" not in without:
+        graph = unsigned_bytes(graph)
     if "pad_channels" not in without:
         graph = pad_channels(graph, lambda x, w: has_dot(x, w, target))
     if target.unsigned_by_signed and "raise_bytes" not in without:

@@ -201,3 +201,35 @@ def test_short_rows_with_a_border_are_filled_whole(name: str) -> None:
         for _ in range(2):
             x = rng.integers(-128, 128, (1, 3, 5, 6)).astype(np.int8)
             np.testing.assert_array_equal(model(x)[0], run(graph, {"x": x})["y"])
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("name", ["x86-64-v3", "x86-64-v4-vnni"])
+def test_bytes_between_layers_are_unsigned(name: str, early: bool) -> None:
+    """Borders, sums and zero points move with them; inputs and outputs of the graph do not."""
+    rng = np.random.default_rng(4)
+    b = Builder()
+    b.input("x", (1, 4, 5, 6), I8)
+    for w, shape in (("w", (4, 4, 1, 1)), ("v", (5, 4, 3, 3)), ("d", (4, 1, 3, 3))):
+        b.graph.add_constant(w, rng.integers(-128, 128, shape).astype(np.int8))
+    b.graph.add_constant("c", rng.integers(-(2**31), 2**31, 5).astype(np.int32))
+    b.graph.add_constant("f", (rng.random((4, 1, 1)) * 0.02).astype(np.float32))
+    byte: dict[str, AttrValue] = {"zero_point": -3, "low": -128, "high": 127, "to": "i8"}
+    point = {**CONV, "pads": (0, 0, 0, 0)}
+    t = b.node("conv2d", "t", "x", "w", **point)
+    r = b.node("rescale", "r", t, "f", bounded=False, early=early, **byte)
+    plain = {k: v for k, v in CONV.items() if k not in ("pad_value", "group")}
+    y, z = (
+        b.node("conv2d", "y", r, "v", "c", **CONV),
+        b.node("depthwise_conv2d", "z", r, "d", **plain),
+    )
+    numbers = {"factor_a": 700_001, "factor_b": 400_003, "zero_a": -3, "zero_b": 5, "bits": 20}
+    s = b.node("quantized_add", "s", r, "x", **numbers, **byte)
+    graph = b.done(y, z, s)
+    made = adapt(graph, load_target(name), lambda g, n: None)
+    verify(made)
+    assert made.types[r].dtype is (U8 if name.endswith("vnni") and not early else I8)
+    assert made.types[s].dtype is I8
+    values = {"x": rng.integers(-128, 128, (1, 4, 5, 6)).astype(np.int8)}
+    for out, want in run(graph, values).items():
+        np.testing.assert_array_equal(run(made, values)[out], want)

@@ -217,7 +217,7 @@ class Verifier:
         session.set_inputs(inputs)
         graph = self.program.graph
         stored = {o for s in self.program.steps for o in s.outputs}
-        theirs = {**inner, **dict(zip(graph.inputs, inputs, strict=True))}
+        theirs = {**_as_stored(inner, graph), **dict(zip(graph.inputs, inputs, strict=True))}
 
         def memory(name: str) -> Array | None:
             if name not in stored and name not in graph.inputs:
@@ -359,6 +359,15 @@ def _recorded(
         return value
 
     return look
+
+
+def _as_stored(inner: Mapping[str, Array], graph: Graph) -> dict[str, Array]:
+    """The reference's values; signed bytes that `graph.passes.unsigned_bytes` made unsigned are so here, too."""
+
+    def raised(name: str, a: Array) -> bool:
+        return a.dtype == np.int8 and name in graph.types and graph.types[name].dtype is U8
+
+    return {n: a.view(np.uint8) ^ np.uint8(128) if raised(n, a) else a for n, a in inner.items()}
 
 
 def _recompute(graph: Graph, known: Callable[[str], Array | None], name: str) -> Array:
