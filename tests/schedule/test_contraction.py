@@ -34,8 +34,9 @@ def test_large_weights_are_read_once() -> None:
     assert loop.extent.const % 2 == 0  # two threads are equally busy
 
 
-def test_small_weights_may_be_read_for_every_tile() -> None:
-    assert outermost(product(128, 384, 256)).var == "mo"
+def test_what_is_smaller_is_read_again() -> None:
+    assert outermost(product(2048, 192, 128)).var == "mo"  # weights of 96 KB, pixels of 1 MB
+    assert outermost(product(128, 384, 256)).var == "no"  # weights of 384 KB, pixels of 128 KB
 
 
 def test_panels_come_in_pairs_where_they_can() -> None:

@@ -218,8 +218,9 @@ def _default_tiling(
 def _default_part(
     extents: Sequence[int], shape: Sequence[int], nr: int, sums: Sequence[int], target: Target
 ) -> int:
-    """Iterations of the innermost sum whose weights stay in the second-level cache, where those of a whole panel,
-    with as many on their way for the next one, do not; 0 where they do, or where the sums of all pixels do not."""
+    """Iterations of the innermost sum whose weights stay in a small part of the second-level cache, next to pixels and
+    the weights on their way for later, where those of a whole panel do not; 0 where they do, or where the sums of
+    all pixels do not."""
     row, tiles = 4 * nr, math.prod(-(-e // s) for e, s in zip(extents, shape, strict=True))
     panel, held = math.prod(sums) * row, math.prod(extents) * row
     if tiles == 1 or 3 * panel <= target.l2_bytes or held > min(target.l2_bytes // 16, MAX_HELD):

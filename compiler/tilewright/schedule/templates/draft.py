@@ -58,7 +58,8 @@ def parallelize_outer(d: Draft, work: int, cache_bytes: int = 0) -> None:
     to balance, else the longest.
 
     With `cache_bytes`, a loop does not move out where an operand larger than that would be read again in each of its
-    iterations: one thread would wait for memory, and several for each other.
+    iterations: one thread would wait for memory, and several for each other. The same for one that is larger than
+    what is read again as it is now, if the outermost loop keeps two threads busy.
     """
     if work < MIN_PARALLEL_WORK or len(d.kernel.body) != 1 or not isinstance(d.kernel.body[0], For):
         return
@@ -71,10 +72,18 @@ def parallelize_outer(d: Draft, work: int, cache_bytes: int = 0) -> None:
     pick = next((f for f in free if f.extent.const >= 8), max(free, key=lambda f: f.extent.const))
     if pick is not nest[0]:
         before = [f.var for f in nest[: nest.index(pick)]]
-        again = 0 < cache_bytes < _read_again(d.kernel, pick.var, before)
+        more, less = (
+            _read_again(d.kernel, a, b) for a, b in ((pick.var, before), (before[0], [pick.var]))
+        )
+        again = 0 < cache_bytes < more or (cache_bytes > 0 and more > less and _even(nest[0]))
         if again or not d.try_("reorder", [pick.var, *before]):
             pick = nest[0]
     d.try_("parallelize", pick.var)
+
+
+def _even(f: For) -> bool:
+    """Whether the iterations of a loop come out about even on two threads."""
+    return f.extent.is_const and (f.extent.const == 2 or f.extent.const > 3)
 
 
 def _read_again(kernel: Kernel, var: str, inside: Sequence[str]) -> int:
