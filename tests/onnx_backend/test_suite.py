@@ -55,6 +55,8 @@ def fake(name: str) -> Case:
 def misbehave(case: Case) -> Verdict:
     if case.name == "crashes":
         os.kill(os.getpid(), signal.SIGKILL)
+    while case.name == "spins":
+        pass
     if case.name == "hangs":
         time.sleep(600)
     return Verdict(case.key, "pass")
@@ -62,11 +64,11 @@ def misbehave(case: Case) -> Verdict:
 
 def test_crashes_and_hangs_are_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "judge", misbehave)
-    names = ["a", "crashes", "b", "hangs", "c", "crashes too", "d"]
+    monkeypatch.setattr(workers, "PATIENCE", 3.0)
+    names = ["a", "crashes", "b", "hangs", "c", "crashes too", "spins", "d"]
+    ends = {"crashes": "crash", "hangs": "timeout", "spins": "timeout"}
     found = {v.key: v.outcome for v in judge_all([fake(n) for n in names], jobs=2, limit=1.0)}
-    assert found == {
-        f"node/{n}": {"crashes": "crash", "hangs": "timeout"}.get(n, "pass") for n in names
-    }
+    assert found == {f"node/{n}": ends.get(n, "pass") for n in names}
 
 
 def test_status_files(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from tilewright.backend_suite.cases import Case, Verdict, judge
 
-#: Seconds a case may take, compilation included.
-LIMIT = 60.0
+#: Seconds of processor time a case may take, compilation included, and how many times as long by the clock: on a
+#: machine that does other work, too, a case that waits for its turn is no hang.
+LIMIT, PATIENCE = 60.0, 10.0
 
 
 @dataclass(slots=True)
@@ -27,21 +29,24 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     case: Case | None = None
-    deadline: float = 0.0
+    began: float = 0.0
+    used: float = 0.0
+    """Processor time before the case."""
 
 
 def judge_all(cases: Sequence[Case], jobs: int = 2, limit: float = LIMIT) -> Iterator[Verdict]:
-    """Verdicts on all cases; at most `jobs` at a time, each for at most `limit` seconds."""
+    """Verdicts on all cases; at most `jobs` at a time, each for at most `limit` seconds of processor
+    time, and `PATIENCE` times that by the clock."""
     todo = deque(range(len(cases)))
     workers: list[_Worker] = []
     try:
         while todo or workers:
             while todo and len(workers) < jobs:
                 workers.append(_start(cases))
-                _give(workers[-1], cases, todo, limit)
+                _give(workers[-1], cases, todo)
             ready = wait([w.pipe for w in workers], timeout=0.5)
             for w in list(workers):
-                verdict = _verdict(w, w.pipe in ready)
+                verdict = _verdict(w, w.pipe in ready, limit)
                 if verdict is None:
                     continue
                 yield verdict
@@ -49,7 +54,7 @@ def judge_all(cases: Sequence[Case], jobs: int = 2, limit: float = LIMIT) -> Ite
                     _stop(w)
                     workers.remove(w)
                 else:
-                    _give(w, cases, todo, limit)
+                    _give(w, cases, todo)
     finally:
         for w in workers:
             _stop(w)
@@ -77,14 +82,14 @@ def _serve(pipe: Connection, cases: Sequence[Case]) -> None:
         pipe.send(judge(cases[number]))
 
 
-def _give(worker: _Worker, cases: Sequence[Case], todo: deque[int], limit: float) -> None:
+def _give(worker: _Worker, cases: Sequence[Case], todo: deque[int]) -> None:
     number = todo.popleft()
     worker.case = cases[number]
-    worker.deadline = time.monotonic() + limit
+    worker.began, worker.used = time.monotonic(), _processor_seconds(worker.process.pid)
     worker.pipe.send(number)
 
 
-def _verdict(worker: _Worker, ready: bool) -> Verdict | None:
+def _verdict(worker: _Worker, ready: bool, limit: float) -> Verdict | None:
     """What became of the worker's case, if it is known by now."""
     assert worker.case is not None
     key = worker.case.key
@@ -95,9 +100,20 @@ def _verdict(worker: _Worker, ready: bool) -> Verdict | None:
         except (EOFError, OSError):
             worker.process.join()
             return Verdict(key, "crash", f"the process ended with code {worker.process.exitcode}")
-    if time.monotonic() > worker.deadline:
+    waited = time.monotonic() - worker.began
+    used = _processor_seconds(worker.process.pid) - worker.used
+    if used > limit or waited > PATIENCE * limit:
         return Verdict(key, "timeout", "no result within the time limit")
     return None
+
+
+def _processor_seconds(pid: int | None) -> float:
+    """Processor time of a process so far; what the clock says where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _stop(worker: _Worker) -> None:

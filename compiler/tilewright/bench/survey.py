@@ -11,6 +11,9 @@ integers (its last operator dequantises) are counted in units of the last scale,
 A model that does not agree is compared with the same library as it comes, too, and that with the reference. If it
 agrees with either on all inputs it agrees; a model on which the library differs from itself by more than is allowed
 is restless: it makes much of the last bit of some sum, and what it should give is not settled to that accuracy.
+For the runs in which a model does not agree there is a third opinion, what the file specifies, evaluated operator by
+operator with exact sums: how far we, and the reference, are from that. And every model is judged layer by layer in
+the same way (`bench.layerwise`), where what earlier layers did has no part in it.
 """
 
 from __future__ import annotations
@@ -30,8 +33,10 @@ import numpy as np
 
 from tilewright import api
 from tilewright.bench.inputs import make_inputs
+from tilewright.bench.layerwise import Layers, judge_layers
 from tilewright.bench.references import as_it_comes
 from tilewright.bench.verify import (
+    JUDGED_RUNS,
     MOST_STEPS,
     STATEFUL_RUNS,
     STEP_SHARE,
@@ -42,6 +47,7 @@ from tilewright.bench.verify import (
 from tilewright.bench.zoo import fetch, named
 from tilewright.errors import TilewrightError
 from tilewright.frontend.models import load_model
+from tilewright.graph import interp
 from tilewright.graph.ir import Array, Graph
 
 
@@ -107,6 +113,12 @@ class Row:
     """Of ours from the same library as it comes, where the first is too large."""
     spread: Distance | None = None
     """Of the library as it comes from the reference."""
+    exact: Distance | None = None
+    """Of ours from what the file specifies, over the runs that are too far from the reference."""
+    reference_exact: Distance | None = None
+    """Of the reference from that, over the same runs."""
+    layers: Layers = field(default_factory=Layers)
+    """Every layer on its own against what the file specifies."""
 
 
 def survey(
@@ -163,23 +175,33 @@ def _judge(row: Row, target: str, shapes: dict[str, Any], seeds: int, tolerance:
     units = {o: _unit(graph, o) for o in graph.outputs}
     # a model with states goes its own way from the first difference on: there is one reference for it
     library = None if row.states or verifier.reference is None else as_it_comes(path)
-    usual, spread = Distance(), Distance()
+    usual, spread, exact, reference_exact = Distance(), Distance(), Distance(), Distance()
     for seed in range(row.runs):
         inputs = make_inputs(model.spec.inputs, graph, seed, known.given if known else None)
         turn = verifier.turn(inputs)
         other = library(turn.inputs)[0] if library else turn.theirs
+        this = Distance()
         for i, t in enumerate(model.spec.outputs):
             ours, plain, second = turn.ours[i], turn.theirs[i], other[i]
             for distance, a, b in (
+                (this, ours, plain),
                 (row.distance, ours, plain),
                 (usual, ours, second),
                 (spread, second, plain),
             ):
                 if not is_noise(turn.graph, t.name, a, b):
                     distance.add(a, b, units.get(t.name))
+        if not this.within(tolerance):
+            specified = interp.run(graph, turn.inputs)
+            for i, t in enumerate(model.spec.outputs):
+                exact.add(turn.ours[i], specified[t.name], units.get(t.name))
+                reference_exact.add(turn.theirs[i], specified[t.name], units.get(t.name))
+        if seed < JUDGED_RUNS and isinstance(model, api.CompiledModel):
+            judge_layers(row.layers, model, graph, list(turn.inputs.values()))
     if row.distance.within(tolerance):
         return
     row.usual, row.spread = (usual, spread) if library else (None, None)
+    row.exact, row.reference_exact = exact, reference_exact
     if library and usual.within(tolerance):
         return
     row.outcome = "restless" if library and not spread.within(tolerance) else "differs"
@@ -205,6 +227,8 @@ def agreement(row: Row) -> str:
     parts.append(str(row.distance))
     if row.usual is not None:
         parts += [f"as it comes {row.usual}", f"itself {row.spread}"]
+    if row.exact is not None:
+        parts.append(f"as specified: we {row.exact}, it {row.reference_exact}")
     if row.states:
         parts.append("with state")
     return "; ".join(parts)

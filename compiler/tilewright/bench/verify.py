@@ -227,7 +227,7 @@ class Verifier:
         operands: dict[str, Array] = {}
         for i, step in enumerate(self.program.steps):
             operands.clear()
-            expected = {o: _recompute(graph, memory, o) for o in step.outputs}
+            expected = {o: recompute(graph, memory, o) for o in step.outputs}
             session.run_step(i)
             for name in step.outputs:
                 got = session.read(name)
@@ -245,7 +245,7 @@ class Verifier:
                 for node in graph.nodes:
                     for name in node.outputs if node.name in step.nodes else ():
                         if name in inner:
-                            got = _recompute(graph, theirs.get, name)
+                            got = recompute(graph, theirs.get, name)
                             self._compare(i, step, name, got, theirs, report)
 
     def _excused(
@@ -253,7 +253,7 @@ class Verifier:
     ) -> float:
         """The error of a value, or 0 where roundings of its operands explain it."""
         graph = self.program.graph
-        moves = unrest(lambda known: _recompute(graph, known.get, name), operands, layer_error)
+        moves = unrest(lambda known: recompute(graph, known.get, name), operands, layer_error)
         if error > SLACK * moves:
             return error
         report.restless = max(report.restless, (moves, name))
@@ -281,7 +281,7 @@ class Verifier:
             error = 0.0
         if error > limit:
             known: dict[str, Array] = {}
-            error = layer_error(_recompute(graph, _recorded(theirs.get, known), name), wanted)
+            error = layer_error(recompute(graph, _recorded(theirs.get, known), name), wanted)
             if error > limit:
                 error = self._excused(error, known, name, report)
         report.shared += 1
@@ -370,7 +370,7 @@ def _as_stored(inner: Mapping[str, Array], graph: Graph) -> dict[str, Array]:
     return {n: a.view(np.uint8) ^ np.uint8(128) if raised(n, a) else a for n, a in inner.items()}
 
 
-def _recompute(graph: Graph, known: Callable[[str], Array | None], name: str) -> Array:
+def recompute(graph: Graph, known: Callable[[str], Array | None], name: str) -> Array:
     """Value `name` by reference functions, from the nearest values that are `known`."""
     memo: dict[str, Array] = dict(graph.constants)
     producers = graph.producers()

@@ -32,7 +32,9 @@ def command(
     ] = None,
     every: Annotated[int, typer.Option("--every", min=1, help="only each n-th case")] = 1,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="worker processes")] = 2,
-    limit: Annotated[float, typer.Option("--limit", help="seconds a case may take")] = 60.0,
+    limit: Annotated[
+        float, typer.Option("--limit", help="seconds of processor time a case may take")
+    ] = 60.0,
     status: Annotated[
         Path | None, typer.Option("--status", help="hold the results against this file")
     ] = None,

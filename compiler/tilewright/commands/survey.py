@@ -87,13 +87,22 @@ def markdown(rows: list[Row]) -> str:
         "against",
         "inputs",
         "agreement",
+        "layers",
     )
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for r in rows:
         most = " ".join(f"{op}·{n}" if n > 1 else op for op, n in list(r.operators.items())[:5])
         rest = f" and {len(r.operators) - 5} more" if len(r.operators) > 5 else ""
         sizes = (f"{r.compile_seconds:.1f} s", size(r.artifact_bytes), size(r.arena_bytes))
-        cells = (r.model, most + rest, *sizes, r.reference, str(r.runs), agreement(r))
+        cells = (
+            r.model,
+            most + rest,
+            *sizes,
+            r.reference,
+            str(r.runs),
+            agreement(r),
+            str(r.layers),
+        )
         lines.append("| " + " | ".join(c.replace("|", "/") for c in cells) + " |")
     return "\n".join(lines)
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.frontend.classic import CLASSIC
 from tilewright.frontend.grouped_attention import grouped_attention
 from tilewright.frontend.transformer import TRANSFORMERS, simplified_norm
+from tilewright.frontend.trees import TREES
 from tilewright.graph.ir import TensorType
 from tilewright.registry import ImportNode
 
@@ -137,6 +139,7 @@ OTHER_DOMAINS: dict[tuple[str, str], Importer] = {
     ("ai.onnx.preview.training", "Momentum"): _optimiser(1, _momentum),
     ("ai.onnx.ml", "ArrayFeatureExtractor"): _feature_extractor,
     ("ai.onnx.ml", "Binarizer"): _binarizer,
+    **{("ai.onnx.ml", name): importer for name, importer in {**TREES, **CLASSIC}.items()},
     ("", "SimplifiedLayerNormalization"): simplified_norm,
     **{("com.microsoft", name): importer for name, importer in TRANSFORMERS.items()},
     ("com.microsoft", "GroupQueryAttention"): grouped_attention,
