@@ -42,7 +42,7 @@ SANITIZERS = {
 def compiler(table: dict[str, list[str]], name: str) -> list[str]:
     command = table[name]
     if not (HAS_ZIG if command[0] == sys.executable else shutil.which(command[0])):
-        pytest.skip(f"no {command[0]} here")
+        pytest.skip(f"no {name} here, and no ziglang")
     return command
 
 

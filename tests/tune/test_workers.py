@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -62,3 +63,11 @@ def test_isolated() -> None:
     with pytest.raises(WorkerLost):
         isolated(20, os._exit, 3)
     assert isolated(20, divmod, 7, 2) == (3, 1)
+
+
+def test_a_patient_executor_counts_the_processor() -> None:
+    """A task that is kept from a processor is waited for; one that uses its time up is ended."""
+    with LocalExecutor(1, 1.0, patience=30.0) as pool:
+        assert pool.submit(time.sleep, 1.6).result() is None
+        with pytest.raises(WorkerTimeout):
+            pool.submit(math.factorial, 3_000_000).result()

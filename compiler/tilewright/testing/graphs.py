@@ -28,6 +28,7 @@ from tilewright.pipeline import build, stages
 from tilewright.schedule.target import load_target
 from tilewright.session import Session
 from tilewright.testing.case import SCHEMA, Failure
+from tilewright.testing.worker import PATIENCE
 from tilewright.tune.workers import LocalExecutor, WorkerLost
 
 #: Smallest and largest input, by type.
@@ -89,7 +90,7 @@ _workers: list[LocalExecutor] = []
 def worker() -> LocalExecutor:
     """The process that compiles and runs graphs."""
     if not _workers:
-        _workers.append(LocalExecutor(1, 60.0))
+        _workers.append(LocalExecutor(1, 60.0, PATIENCE))
     return _workers[0]
 
 

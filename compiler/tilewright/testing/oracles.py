@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,18 @@ class _Subject:
         self.case, self.target, self.made, self.worker = case, target, made, worker
         self.kernel, self.arrays = case.kernel, case.arrays()
         self.small = iterations(case.kernel) <= INTERPRETED
+
+    @cached_property
+    def ringed(self) -> tuple[Kernel, dict[str, Array], dict[str, Array]] | None:
+        """The schedule of the kernel in integers modulo 2**32, its inputs, and what the interpreter gives without a
+        schedule (nothing where that takes long); None where the ring says nothing."""
+        try:
+            plain = ring(self.kernel)
+            made = admit(plain, self.case.trace)
+            arrays = ring_arrays(self.arrays, plain)
+            return made, arrays, interpreted(plain, arrays) if self.small else {}
+        except (ScheduleError, IRError):
+            return None
 
     def native(self, kernel: Kernel, arrays: Mapping[str, Array], **how: Any) -> Outcome:
         return self.worker.run(Native(kernel, self.target, arrays, **how))
@@ -227,15 +240,9 @@ def _ptx(s: _Subject) -> Failure | None:
 
 
 def _schedule(s: _Subject) -> Failure | None:
-    if not s.small:
+    if not s.small or s.ringed is None:
         return None
-    try:
-        plain = ring(s.kernel)
-        made = admit(plain, s.case.trace)
-        arrays = ring_arrays(s.arrays, plain)
-        want = _expected(s, plain, arrays)
-    except (ScheduleError, IRError):
-        return None
+    made, arrays, want = s.ringed
     shaped, packed = pack_all(made, arrays)
     try:
         return _compare(Outcome(interpreted(shaped, packed)), want)
@@ -251,13 +258,9 @@ def _device(s: _Subject) -> Failure | None:
         if isinstance(found, Failure):
             return found
         return _compare(found[1], found[0].outputs) if found else None
-    try:
-        plain = ring(s.kernel)
-        made = admit(plain, s.case.trace)
-        arrays = ring_arrays(s.arrays, plain)
-        want = _expected(s, plain, arrays) if s.small else {}
-    except (ScheduleError, IRError):
+    if s.ringed is None:
         return None
+    made, arrays, want = s.ringed
     found = _emulated(s, [made], arrays)
     if isinstance(found, Failure):
         return found

@@ -21,6 +21,9 @@ from tilewright.errors import TilewrightError
 from tilewright.testing.native import COMPILED, Array, Native, Outside, Spilled, execute
 from tilewright.tune.workers import LocalExecutor, WorkerLost, WorkerTimeout
 
+#: Times as long as its processor time a job may take by the clock.
+PATIENCE = 8.0
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -38,12 +41,12 @@ class Unjudged(TilewrightError):
 
 
 class Worker:
-    """One worker process; use it as a context, or `close` it. A job hangs if compiling and running it take
-    longer than `seconds`: by default what a busy machine never needs for kernels of tests."""
+    """One worker process; use it as a context, or `close` it. A job hangs if compiling and running it take a
+    processor longer than `seconds`: more than kernels of tests ever need, however busy the machine is."""
 
     def __init__(self, seconds: float = 60.0, mutant: str = "", optimised: bool = True) -> None:
         self._mutant, self._optimised = mutant, optimised
-        self._executor = LocalExecutor(1, seconds)
+        self._executor = LocalExecutor(1, seconds, PATIENCE)
         self._folder = tempfile.TemporaryDirectory(prefix="tilewright-worker-")
         self._faults = Path(self._folder.name) / "fault.json"
         self._compiled = self._faults.with_suffix(COMPILED)

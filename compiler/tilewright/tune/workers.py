@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from typing import IO, Any
 
 #: Data segment of a worker: a schedule that needs more is not worth having.
@@ -37,11 +38,16 @@ class WorkerTimeout(WorkerLost):
 
 
 class LocalExecutor(Executor):
-    """`workers` processes on this machine; a task may take `seconds`."""
+    """`workers` processes on this machine; a task may take `seconds`.
 
-    def __init__(self, workers: int = 1, seconds: float = 60.0) -> None:
+    With `patience` above 1 those are seconds of a processor, as far as others leave it one: of a clock, it may take
+    that many times as long.
+    """
+
+    def __init__(self, workers: int = 1, seconds: float = 60.0, patience: float = 1.0) -> None:
         self.workers = workers
         self.seconds = seconds
+        self.patience = patience
         self._queue: queue.SimpleQueue[tuple[Future[Any], bytes] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._alive: set[subprocess.Popen[bytes]] = set()
@@ -88,7 +94,7 @@ class LocalExecutor(Executor):
             if process is None or process.poll() is not None:
                 process = self._start()
             try:
-                good, value = _exchange(process, task, self.seconds)
+                good, value = _exchange(process, task, self.seconds, self.patience)
             except WorkerLost as err:
                 self._end(process)
                 process = None
@@ -129,10 +135,38 @@ class LocalExecutor(Executor):
             self._alive.discard(process)
 
 
-def _exchange(process: subprocess.Popen[bytes], task: bytes, seconds: float) -> tuple[bool, Any]:
+class _Allowance:
+    """What is left of a task's time."""
+
+    def __init__(self, pid: int, seconds: float, patience: float) -> None:
+        self.pid, self.seconds, self.most = pid, seconds, seconds * patience
+        self.begin, self.before = time.monotonic(), _processor_seconds(pid)
+
+    def left(self) -> float:
+        """Seconds to wait before asking again; not positive when the time is over."""
+        passed = time.monotonic() - self.begin
+        if passed < self.seconds or passed >= self.most or self.before is None:
+            return self.seconds - passed
+        now = _processor_seconds(self.pid)
+        return self.seconds - passed if now is None else self.seconds - (now - self.before)
+
+
+def _processor_seconds(pid: int) -> float | None:
+    """Time that a process spent on processors; None where the system does not say."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        user, system = text.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return None
+
+
+def _exchange(
+    process: subprocess.Popen[bytes], task: bytes, seconds: float, patience: float = 1.0
+) -> tuple[bool, Any]:
     """Send a task, wait for its answer."""
     assert process.stdin is not None and process.stdout is not None
-    deadline = time.monotonic() + seconds
+    deadline = _Allowance(process.pid, seconds, patience)
     try:
         _write(process.stdin, task)
         answer = _read(process.stdout, deadline)
@@ -150,17 +184,19 @@ def _write(stream: IO[bytes], data: bytes) -> None:
     stream.flush()
 
 
-def _read(stream: IO[bytes], deadline: float | None) -> bytes:
+def _read(stream: IO[bytes], deadline: _Allowance | None) -> bytes:
     (size,) = _HEADER.unpack(_exactly(stream, _HEADER.size, deadline))
     return _exactly(stream, size, deadline)
 
 
-def _exactly(stream: IO[bytes], size: int, deadline: float | None) -> bytes:
+def _exactly(stream: IO[bytes], size: int, deadline: _Allowance | None) -> bytes:
     fd, parts, left = stream.fileno(), list[bytes](), size
     while left:
         if deadline is not None:
-            wait = deadline - time.monotonic()
-            if wait <= 0 or not select.select([fd], [], [], wait)[0]:
+            ready = False
+            while not ready and (wait := deadline.left()) > 0:
+                ready = bool(select.select([fd], [], [], wait)[0])
+            if not ready:
                 raise WorkerTimeout("the task took longer than it may")
         part = os.read(fd, min(left, 1 << 20))
         if not part:
