@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from tilewright.core.index import Ix, coefficient, ix, substitute, variables
 from tilewright.loop.ir import Block, For, Load, Store
-from tilewright.loop.rewrite import children, expressions, walk
+from tilewright.loop.rewrite import expressions, loads, walk
 
 #: Constants of fewer bytes are in the caches soon enough.
 MIN_BYTES = 1 << 16
@@ -50,12 +50,8 @@ def inner_loads(block: Block) -> Iterator[Load]:
     inside = list(walk(block))
     if not all(isinstance(s, Store) or (isinstance(s, For) and s.kind != "serial") for s in inside):
         return
-    stack = list(expressions(block))
-    while stack:
-        e = stack.pop()
-        if isinstance(e, Load):
-            yield e
-        stack.extend(children(e))
+    for e in expressions(block):
+        yield from loads(e)
 
 
 def hint(loop: For, nest: Sequence[tuple[str, int]], stream: Stream, line: int) -> Hint | None:
