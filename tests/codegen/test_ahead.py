@@ -9,10 +9,10 @@ from loop_helpers import matmul
 
 from tilewright.codegen.ahead import Stream, hint
 from tilewright.codegen.kernel import emit_kernel
-from tilewright.core.dtypes import F32
-from tilewright.core.index import Ix, evaluate, ix
+from tilewright.core.dtypes import F32, I8, I32
+from tilewright.core.index import Ix, evaluate, ix, variables
 from tilewright.loop.builder import const
-from tilewright.loop.ir import For, Store
+from tilewright.loop.ir import Cast, Dot, For, Load, Store
 from tilewright.schedule.target import load_target
 from tilewright.schedule.templates import product
 from tilewright.schedule.trace import apply
@@ -85,3 +85,16 @@ def test_only_where_the_target_says_so(name: str, asks: bool) -> None:
     kernel, target = matmul(49, 256, 256), load_target(name)
     text, _ = emit_kernel(apply(kernel, product(kernel, target)), target)
     assert ("@llvm.prefetch" in text) == asks
+
+
+def test_bytes_of_a_dot_product_belong_to_the_block() -> None:
+    """What a dot product binds is no variable of the code around it (found by the zoo's nudenet in bytes)."""
+    weights = Load("w", (ix("k") * 64 + ix("l") * 4 + ix("q"),), I8)
+    dot = Dot("q", 4, Cast(weights, I32), Cast(weights, I32), const(0, I32))
+    body = (For("l", Ix(16), (Store("acc", (ix("l"),), dot),), "vector"),)
+    nest = [("panel", 5), ("tile", 4), ("k", 64)]
+    offset = ix("panel") * 4096 + ix("k") * 64 + ix("l") * 4 + ix("q")
+    found = hint(For("k", Ix(64), body), nest, Stream("w", offset, 1 << 20, 1), LINE)
+    assert found is not None
+    assert variables(found.at) <= {"panel", "tile", "k"}
+    assert evaluate(found.at, {"panel": 1, "tile": 0, "k": 0}) == 2 * 4096

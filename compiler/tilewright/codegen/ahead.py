@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tilewright.core.index import Ix, coefficient, ix, substitute, variables
-from tilewright.loop.ir import Block, For, Load, Store
-from tilewright.loop.rewrite import expressions, loads, walk
+from tilewright.loop.ir import Block, Dot, For, Load, Store
+from tilewright.loop.rewrite import children, expressions, loads, walk
 
 #: Constants of fewer bytes are in the caches soon enough.
 MIN_BYTES = 1 << 16
@@ -54,9 +54,25 @@ def inner_loads(block: Block) -> Iterator[Load]:
         yield from loads(e)
 
 
+def _inner_extents(block: Block) -> dict[str, int]:
+    """Extents of what moves within one iteration: loops, and variables that dot products bind."""
+    found = {s.var: s.extent.const for s in walk(block) if isinstance(s, For)}
+    seen: set[int] = set()
+    stack = list(expressions(block))
+    while stack:
+        e = stack.pop()
+        if id(e) in seen:
+            continue
+        seen.add(id(e))
+        if isinstance(e, Dot):
+            found[e.var] = e.extent
+        stack.extend(children(e))
+    return found
+
+
 def hint(loop: For, nest: Sequence[tuple[str, int]], stream: Stream, line: int) -> Hint | None:
     """What an iteration of `loop`, the last of `nest` (outermost first, with extents), should ask for."""
-    inner = {s.var: s.extent.const for s in walk(loop.body) if isinstance(s, For)}
+    inner = _inner_extents(loop.body)
     offset = stream.offset
     step = coefficient(offset, loop.var)
     if stream.size < MIN_BYTES or not step or step < 0:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from tilewright.frontend.affine import affine_grid
 from tilewright.frontend.einsum import einsum
 from tilewright.frontend.fourier import dft, stft
 from tilewright.frontend.ngrams import max_unpool, tf_idf
 from tilewright.registry import ImportNode
 
 COMPOSED: Mapping[str, Callable[[ImportNode], Sequence[str]]] = {
+    "AffineGrid": affine_grid,
     "Einsum": einsum,
     "DFT": dft,
     "STFT": stft,
