@@ -33,7 +33,7 @@ def test_all_of_the_next_block_and_little_else(tiles: int, depth: int, lanes: in
     block = depth * lanes
     nest = [("panel", 5), ("tile", tiles), ("k", depth)]
     offset = ix("panel") * block + ix("k") * lanes + ix("l")
-    found = hint(inner("k", depth, lanes), nest, Stream("w", offset, 5 * block * 400, 4), LINE)
+    found = hint(inner("k", depth, lanes), nest, Stream(offset, 5 * block * 400, 4), LINE)
     assert found is not None
     asked: set[int] = set()
     for tile, k in points(range(tiles), range(depth)):
@@ -48,7 +48,7 @@ def test_blocks_of_a_sum_follow_each_other() -> None:
     """Where the sum itself is in blocks, the next block is that of the same panel."""
     nest = [("panel", 5), ("block", 3), ("tile", 4), ("k", 8)]
     offset = ix("panel") * 768 + ix("block") * 256 + ix("k") * 32 + ix("l")
-    found = hint(inner("k", 8, 32), nest, Stream("w", offset, 1 << 20, 4), LINE)
+    found = hint(inner("k", 8, 32), nest, Stream(offset, 1 << 20, 4), LINE)
     assert found is not None
     at = evaluate(found.at, {"panel": 1, "block": 1, "tile": 0, "k": 0})
     assert at == 768 + 2 * 256
@@ -77,7 +77,7 @@ def test_blocks_of_a_sum_follow_each_other() -> None:
     ids=["one tile", "many tiles", "small", "overlapping"],
 )
 def test_nothing_where_it_cannot_gain(nest: list[tuple[str, int]], offset: Ix, size: int) -> None:
-    assert hint(inner("k", 8, 32), nest, Stream("w", offset, size, 4), LINE) is None
+    assert hint(inner("k", 8, 32), nest, Stream(offset, size, 4), LINE) is None
 
 
 @pytest.mark.parametrize(("name", "asks"), [("x86-64-v4", True), ("cortex-a76", False)])
@@ -94,7 +94,7 @@ def test_bytes_of_a_dot_product_belong_to_the_block() -> None:
     body = (For("l", Ix(16), (Store("acc", (ix("l"),), dot),), "vector"),)
     nest = [("panel", 5), ("tile", 4), ("k", 64)]
     offset = ix("panel") * 4096 + ix("k") * 64 + ix("l") * 4 + ix("q")
-    found = hint(For("k", Ix(64), body), nest, Stream("w", offset, 1 << 20, 1), LINE)
+    found = hint(For("k", Ix(64), body), nest, Stream(offset, 1 << 20, 1), LINE)
     assert found is not None
     assert variables(found.at) <= {"panel", "tile", "k"}
     assert evaluate(found.at, {"panel": 1, "tile": 0, "k": 0}) == 2 * 4096

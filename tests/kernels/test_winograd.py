@@ -110,9 +110,8 @@ def test_the_cost_model_chooses(name: str) -> None:
     rule = ways()["conv2d"]
     wide = convolution(1, 64, 28, 28, 64, (1, 1, 1, 1))
     assert rule(wide, wide.nodes[0], target) == "winograd4"
-    narrow = convolution(
-        1, 3, 28, 28, 8, (1, 1, 1, 1)
-    )  # vectors of 16 are full along rows of pixels
+    # vectors of 16 are full along rows of pixels
+    narrow = convolution(1, 3, 28, 28, 8, (1, 1, 1, 1))
     assert rule(narrow, narrow.nodes[0], target) == ("planar" if name == "x86-64-v4" else None)
     small = convolution(1, 512, 7, 7, 512, (1, 1, 1, 1))
     if name == "x86-64-v4":  # too fast for its memory to stream 37 MB of weights

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from tilewright.core.index import Ix, coefficient, ix, substitute, variables
 from tilewright.loop.ir import Block, Dot, For, Load, Store
-from tilewright.loop.rewrite import children, expressions, loads, walk
+from tilewright.loop.rewrite import expressions, loads, parts, walk
 
 #: Constants of fewer bytes are in the caches soon enough.
 MIN_BYTES = 1 << 16
@@ -28,9 +28,8 @@ MAX_TILES = 64
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A constant that a loop runs along: its name, the element offset of a load, bytes in all and of an element."""
+    """A constant that a loop runs along: the element offset of a load, bytes in all and of an element."""
 
-    buffer: str
     offset: Ix
     size: int
     element: int
@@ -38,9 +37,8 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """Prefetch `lines` cache lines from element `at` of `buffer` on."""
+    """Prefetch `lines` cache lines from element `at` on."""
 
-    buffer: str
     at: Ix
     lines: int
 
@@ -57,16 +55,8 @@ def inner_loads(block: Block) -> Iterator[Load]:
 def _inner_extents(block: Block) -> dict[str, int]:
     """Extents of what moves within one iteration: loops, and variables that dot products bind."""
     found = {s.var: s.extent.const for s in walk(block) if isinstance(s, For)}
-    seen: set[int] = set()
-    stack = list(expressions(block))
-    while stack:
-        e = stack.pop()
-        if id(e) in seen:
-            continue
-        seen.add(id(e))
-        if isinstance(e, Dot):
-            found[e.var] = e.extent
-        stack.extend(children(e))
+    for e in expressions(block):
+        found |= {x.var: x.extent for x in parts(e) if isinstance(x, Dot)}
     return found
 
 
@@ -104,4 +94,4 @@ def hint(loop: For, nest: Sequence[tuple[str, int]], stream: Stream, line: int) 
         offset, dict.fromkeys(inner, Ix(0)) | dict.fromkeys(variables(position), Ix(0))
     )
     at = first + (following or block * step) + (tile * block + position) * share
-    return Hint(stream.buffer, at, -(-share * stream.element // line))
+    return Hint(at, -(-share * stream.element // line))

@@ -344,9 +344,7 @@ class Emitter(Addressing):
                 continue
             seen.add(slot.buffer.name)
             size = slot.buffer.dtype.bytes
-            stream = ahead.Stream(
-                e.buffer, self.offset(slot, e.index), span(slot.buffer) * size, size
-            )
+            stream = ahead.Stream(self.offset(slot, e.index), span(slot.buffer) * size, size)
             found = ahead.hint(loop, self.nest, stream, self.target.line_bytes)
             if found is None:
                 continue

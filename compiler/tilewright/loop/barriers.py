@@ -23,7 +23,6 @@ from tilewright.loop.ir import (
     Alloc,
     Block,
     Buffer,
-    Expr,
     For,
     FromIndex,
     If,
@@ -33,7 +32,7 @@ from tilewright.loop.ir import (
     Ref,
     Stmt,
 )
-from tilewright.loop.rewrite import Ranges, accesses, children, expressions, walk
+from tilewright.loop.rewrite import Ranges, accesses, expressions, parts, walk
 
 Numbers = npt.NDArray[Any]
 
@@ -82,18 +81,11 @@ def _uses(block: Block, s: Let | Alloc) -> bool:
 def _names(block: Block) -> set[str]:
     """Names that expressions, indices and extents use."""
     found: set[str] = set()
-    stack: list[Expr] = list(expressions(block))
-    seen: set[int] = set()
-    while stack:
-        e = stack.pop()
-        if id(e) in seen:
-            continue
-        seen.add(id(e))
+    for e in (x for whole in expressions(block) for x in parts(whole)):
         if isinstance(e, Ref):
             found.add(e.name)
         elif isinstance(e, FromIndex):
             found |= variables(e.index)
-        stack.extend(children(e))
     for _, index, _ in accesses(block):
         found.update(*map(variables, index))
     for s in walk(block):

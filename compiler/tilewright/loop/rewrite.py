@@ -194,6 +194,11 @@ def expressions(block: Block) -> Iterator[Expr]:
 
 def loads(e: Expr) -> Iterator[Load]:
     """All loads in an expression, a shared node once."""
+    return (x for x in parts(e) if isinstance(x, Load))
+
+
+def parts(e: Expr) -> Iterator[Expr]:
+    """An expression and all its sub-expressions, a shared node once."""
     seen: set[int] = set()
     stack = [e]
     while stack:
@@ -201,8 +206,7 @@ def loads(e: Expr) -> Iterator[Load]:
         if id(x) in seen:
             continue
         seen.add(id(x))
-        if isinstance(x, Load):
-            yield x
+        yield x
         stack.extend(children(x))
 
 
