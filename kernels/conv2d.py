@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import product
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from tilewright.loop.raised import raised
 from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import convolution, convolution_space
+from tilewright.schedule.templates.ways import Convolution, direct_cycles, planar_cycles
 from tilewright.schedule.trace import Trace
 
 
@@ -335,8 +336,33 @@ def _planar(graph: Graph, node: Node) -> list[Node] | None:
 #: Channels out that planes may be made of: more fill vectors of their own.
 MOST_PLANES = 8
 
+
+def _direct_cost(graph: Graph, node: Node, target: Target) -> float:
+    """Cycles that the operator's own way is expected to take."""
+    x, w = graph.types[node.inputs[0]], graph.types[node.inputs[1]]
+    if target.family != "simd" or node.inputs[1] not in graph.constants:
+        return 0.0  # there is no other way
+    return direct_cycles(_sizes(x, w, node.attrs), target)
+
+
+def _planar_cost(graph: Graph, node: Node, target: Target) -> float:
+    """Cycles that planes for channels are expected to take."""
+    if target.family != "simd" or _planar(graph, node) is None:
+        return inf
+    x, w = graph.types[node.inputs[0]], graph.types[node.inputs[1]]
+    return planar_cycles(_sizes(x, w, node.attrs), target)
+
+
+def _sizes(x: TensorType, w: TensorType, attrs: Attrs) -> Convolution:
+    size = window_of(attrs, w.shape[2:]).output(x.shape[2:])
+    return Convolution.of(x.shape, w.shape, size, _group(attrs))
+
+
 #: Other ways to compute an operator: operator -> name -> rewrite.
 VARIANTS = {"conv2d": {"planar": _planar}}
+
+#: What ways cost where no log knows, the operator's own under no name: operator -> name -> cost.
+COSTS = {"conv2d": {"": _direct_cost, "planar": _planar_cost}}
 
 
 OPERATORS = [

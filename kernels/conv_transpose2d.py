@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -433,14 +433,14 @@ def _as_convolution(graph: Graph, node: Node) -> list[Node] | None:
     ]
 
 
-def _way(graph: Graph, node: Node, target: Target) -> str | None:
-    """`convolution` where vectors of the direct form would be almost empty."""
+def _cost(graph: Graph, node: Node, target: Target) -> float:
+    """Nothing where vectors of the direct form would be almost empty: a convolution always gains there."""
     w, s = graph.types[node.inputs[1]], ints(node.attrs, "strides")
     few = w.shape[1] * s[0] * s[1] <= target.lanes(4)
-    return "convolution" if target.family == "simd" and few else None
+    return 0.0 if target.family == "simd" and few else inf
 
 
 VARIANTS = {"conv_transpose2d": {"convolution": _as_convolution}}
 
-#: Where no log knows: operator -> (graph, node, target) -> name.
-WAYS = {"conv_transpose2d": _way}
+#: Where no log knows: operator -> name -> (graph, node, target) -> cycles.
+COSTS = {"conv_transpose2d": {"convolution": _cost}}

@@ -15,6 +15,7 @@ Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,15 +34,10 @@ from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType
 from tilewright.loop.bilinear import forward_2d, inverse_2d
 from tilewright.loop.builder import KernelBuilder, Reader, add
 from tilewright.loop.ir import Kernel
-from tilewright.registry import LayoutWish, Operator, Sample, variants
+from tilewright.registry import LayoutWish, Operator, Sample
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import injective, injective_space
-from tilewright.schedule.templates.ways import (
-    Convolution,
-    direct_cycles,
-    planar_cycles,
-    winograd_cycles,
-)
+from tilewright.schedule.templates.ways import Convolution, winograd_cycles
 from tilewright.schedule.trace import Trace
 
 #: Largest rounding error of a layer, of its largest result, with which Winograd may compute it. (One in 1e5 is usual,
@@ -321,26 +317,14 @@ def _rounding(weights: Array, u: Array, geo: _Geometry) -> float:
     return float(np.abs(got - want).max()) / largest if largest else 0.0
 
 
-def _way(graph: Graph, node: Node, target: Target) -> str | None:
-    """The variant that the cost model expects to be fastest; None for the direct form."""
-    if target.family != "simd" or node.inputs[1] not in graph.constants:
-        return None
+def _cost(graph: Graph, node: Node, target: Target, m: int) -> float:
+    """Cycles that this is expected to take."""
+    geo = _variant_geometry(graph, node, m)
+    if geo is None or target.family != "simd":
+        return math.inf
     x, w = graph.types[node.inputs[0]], graph.types[node.inputs[1]]
-    size = window_of(node.attrs, w.shape[2:]).output(x.shape[2:])
-    group = integer(node.attrs, "group")
-    conv = Convolution(x.shape[0], w.shape[1], w.shape[0] // group, w.shape[2:], size, group)
-    best, least = None, direct_cycles(conv, target)
-    planar = variants()["conv2d"]["planar"](graph, node) is not None
-    if planar and (cycles := planar_cycles(conv, target)) < least:
-        best, least = "planar", cycles
-    for name, m in _TILES.items():
-        geo = _variant_geometry(graph, node, m)
-        if geo is None:
-            continue
-        cycles = winograd_cycles(conv, geo.tile, target)
-        if cycles < least:
-            best, least = name, cycles
-    return best
+    conv = Convolution.of(x.shape, w.shape, geo.size, geo.group)
+    return winograd_cycles(conv, geo.tile, target)
 
 
 _TILES = {"winograd2": 2, "winograd4": 4}
@@ -348,8 +332,8 @@ _TILES = {"winograd2": 2, "winograd4": 4}
 #: Other ways to compute an operator, which the tuner may choose: operator -> name -> rewrite.
 VARIANTS = {"conv2d": {name: partial(_rewrite, m=m) for name, m in _TILES.items()}}
 
-#: Which of them to use where no log knows: operator -> (graph, node, target) -> name.
-WAYS = {"conv2d": _way}
+#: What they cost where no log knows: operator -> name -> (graph, node, target) -> cycles.
+COSTS = {"conv2d": {name: partial(_cost, m=m) for name, m in _TILES.items()}}
 
 
 def _samples(rng: np.random.Generator) -> Iterator[Sample]:

@@ -12,8 +12,9 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -266,19 +267,31 @@ def variants() -> Mapping[str, Mapping[str, Variant]]:
     return found
 
 
+#: (graph, node, target) -> cycles that a way to compute the node is expected to take; infinite where it is none.
+Cost = Callable[[Graph, Node, Target], float]
 #: (graph, node, target) -> name of the variant that promises to be fastest; None for the operator's own way.
 Way = Callable[[Graph, Node, Target], "str | None"]
 
 
 @cache
 def ways() -> Mapping[str, Way]:
-    """Operator -> the rule that picks a variant where no log knows: what operator files export as `WAYS`."""
-    found: dict[str, Way] = {}
+    """Operator -> the rule that picks a variant where no log knows: the cheapest by what operator files export
+    as `COSTS`, operator -> name of the variant -> cost. The operator's own way has no name, and no end if it has no cost."""
+    found: dict[str, dict[str, Cost]] = {}
     for module in _modules("tilewright.kernels", "tilewright.kernels"):
-        for op, rule in getattr(module, "WAYS", {}).items():
-            if found.setdefault(op, rule) is not rule:
-                raise TilewrightError(f"the ways of `{op}` have two rules: remove one")
-    return found
+        for op, costs in getattr(module, "COSTS", {}).items():
+            for name, cost in costs.items():
+                if found.setdefault(op, {}).setdefault(name, cost) is not cost:
+                    raise TilewrightError(
+                        f"way `{name}` of `{op}` has two costs: remove one of them"
+                    )
+    return {op: partial(_cheapest, costs) for op, costs in found.items()}
+
+
+def _cheapest(costs: Mapping[str, Cost], graph: Graph, node: Node, target: Target) -> str | None:
+    """The way with the least cost; None for the operator's own, which wins where others are no better."""
+    cycles = {"": inf} | {name: cost(graph, node, target) for name, cost in costs.items()}
+    return min(sorted(cycles), key=lambda name: cycles[name]) or None
 
 
 def operator(name: str) -> Operator:

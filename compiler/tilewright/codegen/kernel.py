@@ -4,7 +4,7 @@ In: a finished kernel (tails specialised, vector math expanded) and a `Target`. 
 Invariant: straight translation. Loops marked `unroll` are emitted once per iteration with a constant
 index, loops marked `vector` once with every value a vector; nothing here chooses a schedule. Register
 buffers become stack slots that LLVM's SROA turns into SSA values, because all their indices are
-constants by then. No access is wider than the schedule proved legal: partial vectors are masked.
+constants by then.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tilewright.codegen import ahead, values, x86
-from tilewright.codegen.addressing import Addressing, Slot, Vector
+from tilewright.codegen.addressing import Slot, Vector
 from tilewright.codegen.dot import emit_dot
 from tilewright.codegen.lanes import lanes_are_private
-from tilewright.codegen.runs import load_runs, store_runs
+from tilewright.codegen.memory import Memory
 from tilewright.codegen.values import Value, llvm_type, memory_type
 from tilewright.core.index import (
     Ix,
@@ -88,14 +88,10 @@ def emit_kernel(kernel: Kernel, target: Target) -> tuple[str, list[str]]:
     return emitter.function(), list(emitter.declarations)
 
 
-class Emitter(Addressing):
+class Emitter(Memory):
     def __init__(self, kernel: Kernel, target: Target) -> None:
-        super().__init__(target.pointer_bytes)
+        super().__init__(kernel, target)
         self.has_round = target.board is None  # FPv4 lacks it
-        self.helium = "mve" in target.dot
-        self.masked = target.masked
-        self.kernel = kernel
-        self.target = target
         self.entry: list[str] = []
         self.memo: dict[int, Value] = {}
         self.stack = 0
@@ -355,69 +351,6 @@ class Emitter(Addressing):
                 at = self.index(found.at * size + i * self.target.line_bytes)
                 ptr = self.op(f"getelementptr i8, ptr {slot.pointer}, {self.word} {at}")
                 self.emit(f"call void @llvm.prefetch.p0(ptr {ptr}, i32 0, i32 2, i32 1)")
-
-    def load(self, e: Load) -> Value:
-        slot = self.slots[e.buffer]
-        dtype = slot.buffer.dtype
-        offset = self.offset(slot, e.index)
-        varying = self.lane_names(offset)
-        if not varying:
-            return self.load_scalar(slot, offset)
-        vec = self.vector
-        assert vec is not None
-        unit = varying == {vec.var} and coefficient(offset, vec.var) == 1
-        if unit:
-            ptr = self.address(slot, substitute(offset, {vec.var: Ix(0)}))
-            full = self.unmasked(slot, e.index)
-            return self.load_vector(ptr, dtype, vec.lanes, None if full else vec.active)
-        in_runs = None if self.helium else load_runs(self, slot, offset)
-        if in_runs is not None:
-            return in_runs
-        lanes = [self.load_scalar(slot, self.lane_offset(offset, i)) for i in range(vec.count)]
-        return self.pack_lanes(lanes, vec.lanes)
-
-    def load_scalar(self, slot: Slot, offset: Ix) -> Value:
-        align = self.alignment(slot, offset)
-        return self.load_vector(self.address(slot, offset), slot.buffer.dtype, 1, None, align)
-
-    def store(self, buffer: str, index: tuple[Ix, ...], value: Value) -> None:
-        slot = self.slots[buffer]
-        offset = self.offset(slot, index)
-        varying = self.lane_names(offset)
-        if not varying:
-            if value.lanes > 1:
-                raise IRError(f"{self.kernel.name}: a vector is stored to one element of {buffer}")
-            align = self.alignment(slot, offset)
-            self.store_vector(self.address(slot, offset), value, None, align)
-            return
-        vec = self.vector
-        assert vec is not None
-        value = self.splat(value, vec.lanes)
-        if varying == {vec.var} and coefficient(offset, vec.var) == 1:
-            ptr = self.address(slot, substitute(offset, {vec.var: Ix(0)}))
-            partial = vec.active != vec.lanes
-            if partial and slot.buffer.space == "register" and self.unmasked(slot, index):
-                # Blend with what is there: SROA sees through this, not through a masked store.
-                if not slot.private and not self.ends_row(slot, index):
-                    value = self.blend(
-                        self.load_vector(ptr, value.dtype, vec.lanes, None), value, vec.active
-                    )
-                partial = False
-            self.store_vector(ptr, value, vec.active if partial else None)
-            return
-        if not self.helium and store_runs(self, slot, offset, value):
-            return
-        for i in range(vec.count):
-            ptr = self.address(slot, self.lane_offset(offset, i))
-            self.store_vector(ptr, self.extract(value, i), None)
-
-    def ends_row(self, slot: Slot, index: tuple[Ix, ...]) -> bool:
-        """Whether a partial vector is the last of a row of scratch: what it writes beyond is padding."""
-        vec = self.vector
-        assert vec is not None
-        first = substitute(index[-1], {**self.scope.index, vec.var: Ix(0)})
-        row = slot.buffer.shape[-1]
-        return first.is_const and isinstance(vec.active, int) and first.const + vec.active >= row
 
     # ---- expressions
 

@@ -190,24 +190,12 @@ def _trace(
     pack_panels(d, weights, head, 2 * tile.columns, DEPTH)
     inner: list[str] = []
     outer: list[str] = []
-
-    def cut(var: str, size: int) -> None:
-        """Iterations of a tile along `var`; the rest of them around the tile."""
-        if size == 1:
-            outer.append(var)
-        elif size < d.extent(var):
-            d.do("split", var, size, f"{var}o", f"{var}i")
-            outer.append(f"{var}o")
-            inner.append(f"{var}i")
-        else:
-            inner.append(var)
-
     d.do("split", case.paired, 2, f"{case.paired}p", f"{case.paired}r")
     for var in (v for v in rows if d.has(v) or v == case.paired):
         if var == case.paired:
-            cut(f"{var}p", tile.pairs)
+            d.tile(f"{var}p", tile.pairs, outer, inner)
         else:
-            cut(var, tile.rows)
+            d.tile(var, tile.rows, outer, inner)
     lane = cols
     if tile.columns < case.columns:
         d.do("split", cols, 2 * tile.columns, f"{cols}o", f"{cols}t")

@@ -156,14 +156,7 @@ def _channelwise(
     outer: list[str] = []
     present = [v for v in rows if d.has(v)]
     for var, size in zip(present, blocking.shape, strict=True):
-        if size == 1:
-            outer.append(var)
-        elif size < d.extent(var):
-            d.do("split", var, size, f"{var}o", f"{var}i")
-            outer.append(f"{var}o")
-            inner.append(f"{var}i")
-        else:
-            inner.append(var)
+        d.tile(var, size, outer, inner)
     lanes: list[str] = []
     lane, at = cols, 0 if blocking.channels == "outside" else len(outer)
     if blocking.vectors > 1 and n > width * blocking.vectors:

@@ -345,14 +345,7 @@ def _tile(
     inner: list[str] = []
     outer: list[str] = []
     for var, size in zip(present, tiling.shape, strict=True):
-        if size == 1:
-            outer.append(var)
-        elif size < d.extent(var):
-            d.do("split", var, size, f"{var}o", f"{var}i")
-            outer.append(f"{var}o")
-            inner.append(f"{var}i")
-        else:
-            inner.append(var)
+        d.tile(var, size, outer, inner)
     head = [v for v in names if d.has(v) and v not in {*present, cols}]
     lane = cols
     if n > nr:

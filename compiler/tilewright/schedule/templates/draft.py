@@ -48,6 +48,18 @@ class Draft:
     def has(self, var: str) -> bool:
         return var in loops(self.kernel.body)
 
+    def tile(self, var: str, size: int, outer: list[str], inner: list[str]) -> None:
+        """Cut loop `var` into tiles of `size` iterations; which loops then go from tile to tile and run inside
+        one is added to `outer` and `inner`."""
+        if size == 1:
+            outer.append(var)
+        elif size < self.extent(var):
+            self.do("split", var, size, f"{var}o", f"{var}i")
+            outer.append(f"{var}o")
+            inner.append(f"{var}i")
+        else:
+            inner.append(var)
+
     @property
     def trace(self) -> Trace:
         return tuple(self.steps)

@@ -9,6 +9,7 @@ are from Zen 4 and hold within 20 % there.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tilewright.schedule.target import Target
@@ -34,6 +35,14 @@ class Convolution:
     taps: tuple[int, ...]
     size: tuple[int, ...]
     group: int = 1
+
+    @staticmethod
+    def of(
+        image: Sequence[int], weights: Sequence[int], size: Sequence[int], group: int
+    ) -> Convolution:
+        """By the shapes of what it reads."""
+        outputs, inputs, *taps = weights
+        return Convolution(image[0], inputs, outputs // group, tuple(taps), tuple(size), group)
 
 
 def direct_cycles(c: Convolution, target: Target) -> float:
