@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.core.index import Extremum, FloorDiv, Ix, Mod, bounds, variables
+from tilewright.core.index import Extremum, FloorDiv, Ix, Mod, variables
 from tilewright.errors import IRError
 from tilewright.loop import interp, mma
 from tilewright.loop import simt_values as values
-from tilewright.loop.barriers import barriers, has_threads, runs
+from tilewright.loop.barriers import barriers, runs
 from tilewright.loop.ir import (
     Alloc,
     Binary,
@@ -49,11 +49,11 @@ from tilewright.loop.ir import (
     Store,
     Unary,
 )
-from tilewright.loop.rewrite import Ranges, loads, walk
+from tilewright.loop.rewrite import loads
+from tilewright.loop.simt_lanes import Index, Nest, Place, perfect, same, threads, uneven, widths
 from tilewright.loop.simt_memory import MAX_THREADS, Memory
 
 Lanes = npt.NDArray[Any]
-Index = dict[str, Any]  # variable -> int, or one value per lane
 
 #: Threads that are executed together; more blocks wait.
 MAX_LANES = 1 << 16
@@ -97,9 +97,17 @@ class _Grid:
         self.before = barriers(kernel)
         self.runs: dict[int, list[tuple[Block, bool]]] = {}  # identity of a block -> its runs
         self.widths: dict[int, int] = {}
-        _widths(kernel.body, {}, self.widths)
+        widths(kernel.body, {}, self.widths)
+        #: identity of an index -> it, its variables
+        self.names: dict[int, tuple[tuple[Ix, ...], tuple[str, ...]]] = {}
+        self.held: dict[
+            int, list[tuple[Ix, ...]]
+        ] = {}  # identity of a `Mma` -> the sums of a thread
         self.stamp = 0  # barriers so far
-        self.in_nest = False
+        self.nests: dict[
+            int, Nest
+        ] = {}  # identity of the outermost loop of threads -> what it keeps
+        self.nest_now: Nest | None = None
         self.block_count = 0
 
     def error(self, text: str) -> IRError:
@@ -117,17 +125,12 @@ class _Grid:
                 self.grid(s)
 
     def grid(self, s: For) -> None:
-        nest = [s]
-        while len(nest[-1].body) == 1:
-            (inner,) = nest[-1].body
-            if not isinstance(inner, For) or inner.kind != "block":
-                break
-            nest.append(inner)
+        nest = perfect(s, "block")
         body = nest[-1].body
         sizes = [f.extent.const for f in nest]
         total = int(np.prod(sizes))
-        chunk = max(1, MAX_LANES // max(1, _threads(body)))
-        if _uneven(body, {f.var for f in nest}):
+        chunk = max(1, MAX_LANES // max(1, threads(body)))
+        if uneven(body, {f.var for f in nest}):
             chunk = 1  # blocks that take ways of their own do not run together
         chosen = np.arange(total)
         if self.most is not None and self.most < total:
@@ -145,6 +148,7 @@ class _Grid:
         self.block_count += count
         self.ids = np.arange(count, dtype=np.int64)
         self.who = self.blocks * MAX_THREADS
+        self.nests = {}
         self.stamp += 1
         self.together(body, env, {})
 
@@ -164,16 +168,16 @@ class _Grid:
                     case For(kind="thread"):
                         self.nest(s, env, refs)
                     case For(var, extent, body):
-                        ends = np.unique(self.index(extent, env))
-                        if len(ends) > 1:
+                        ends = np.asarray(self.index(extent, env))
+                        if ends.min() != ends.max():
                             raise self.error(f"`{var}` has another length in every block")
-                        for i in range(int(ends[0])):
+                        for i in range(int(ends.max())):
                             self.together(body, {**env, var: i}, dict(refs))
                     case If(cond, then, orelse):
-                        taken = np.unique(self.everywhere(cond, env, refs))
-                        if len(taken) > 1:
+                        taken = self.everywhere(cond, env, refs)
+                        if taken.any() != taken.all():
                             raise self.error("threads start where blocks take two ways")
-                        self.together(then if taken[0] else orelse, env, dict(refs))
+                        self.together(then if taken.all() else orelse, env, dict(refs))
                     case Let(name, value, bound):
                         refs[name] = self.everywhere(value, env, refs)
                         if bound is not None:
@@ -194,33 +198,44 @@ class _Grid:
 
     def nest(self, s: For, env: Index, refs: dict[str, Lanes]) -> None:
         """All threads of a nest of thread loops."""
-        loops = [s]
-        while len(loops[-1].body) == 1:
-            (inner,) = loops[-1].body
-            if not isinstance(inner, For) or inner.kind != "thread":
-                break
-            loops.append(inner)
+        loops = perfect(s, "thread")
+        known = self.nests.get(id(s))
+        if known is None or not same(known.outer, env):
+            known = self.nests[id(s)] = self.spread(loops, env)
+        numbers = {k: v for k, v in env.items() if not isinstance(v, np.ndarray)}
+        inside = {**known.env, **numbers}
+        mask = known.mask
+        for f in loops:
+            if not f.extent.is_const:
+                on = inside[f.var] < self.index(f.extent, inside)
+                mask = on if mask is None else mask & on
+        if mask is not None and mask.all():
+            mask = None
+        per = len(known.ids) // len(self.blocks)
+        wide = {k: np.repeat(v, per) if v.ndim else v for k, v in refs.items()}
+        kept = self.blocks, self.ids, self.who
+        self.blocks, self.ids, self.who, self.nest_now = known.blocks, known.ids, known.who, known
+        self.run(loops[-1].body, inside, wide, mask)
+        self.blocks, self.ids, self.who = kept
+        self.nest_now = None
+
+    def spread(self, loops: list[For], env: Index) -> Nest:
+        """Lanes of a nest of thread loops in the blocks that run together."""
         blocks = self.blocks
         count = len(blocks)
         sizes = [self.widths[id(f)] for f in loops]  # at most, later masked
         per = int(np.prod(sizes))
-        lanes = count * per
         cells = np.unravel_index(np.tile(np.arange(per), count), sizes)
-        spread: Index = {
-            k: np.repeat(v, per) if isinstance(v, np.ndarray) else v for k, v in env.items()
-        }
-        mask = np.ones(lanes, np.bool_)
+        outer = {k: v for k, v in env.items() if isinstance(v, np.ndarray)}
+        inside: Index = {k: np.repeat(v, per) for k, v in outer.items()}
+        mask = np.ones(count * per, np.bool_)
         for f, c in zip(loops, cells, strict=True):
-            spread[f.var] = c.astype(np.int64)
-            mask &= spread[f.var] < self.index(f.extent, spread)
-        kept = self.blocks, self.ids, self.who
-        self.blocks, self.ids = np.repeat(blocks, per), np.arange(lanes, dtype=np.int64)
-        self.who = self.blocks * MAX_THREADS + np.tile(np.arange(per), count)
-        self.in_nest = True
-        wide = {k: np.repeat(v, per) if v.ndim else v for k, v in refs.items()}
-        self.run(loops[-1].body, spread, wide, None if mask.all() else mask)
-        self.in_nest = False
-        self.blocks, self.ids, self.who = kept
+            inside[f.var] = c.astype(np.int64)
+            if f.extent.is_const:
+                mask &= inside[f.var] < f.extent.const
+        ids, wide = np.arange(count * per, dtype=np.int64), np.repeat(blocks, per)
+        who = wide * MAX_THREADS + np.tile(np.arange(per), count)
+        return Nest(outer, inside, None if mask.all() else mask, wide, ids, who)
 
     # ---- statements
 
@@ -250,7 +265,7 @@ class _Grid:
                 case Mma():
                     self.mma(s, env, mask)
                 case Alloc(buffer):
-                    per = "lane" if self.in_nest else "block"
+                    per = "block" if self.nest_now is None else "lane"
                     made = Memory.scratch(buffer, len(self.ids), per)
                     before = self.memory.get(buffer.name)
                     if buffer.space == "shared" and before and len(before.data) == len(made.data):
@@ -262,7 +277,7 @@ class _Grid:
         lanes = np.broadcast_to(np.asarray(self.index(s.lane, env)), self.ids.shape)
         if mask is not None or not np.array_equal(lanes, self.ids % mma.LANES):
             raise self.error("not all 32 threads of a warp reach a `mma`, or not in order")
-        held = [(*s.index, Ix(i)) for i in range(mma.HELD)]
+        held = self.held.setdefault(id(s), [(*s.index, Ix(i)) for i in range(mma.HELD)])
         places = [mma.position(s.lane, i) for i in range(mma.HELD)]
         sums = [self.load(Load(s.buffer, at, mma.sum_of(s)), env, None) for at in held]
         totals = [v.astype(np.float64) if s.a.dtype.is_float else v for v in sums]
@@ -286,6 +301,9 @@ class _Grid:
     ) -> tuple[Memory, Lanes]:
         """A buffer and the flat position of each lane's element in it; lanes that are off get 0."""
         m = self.memory[name]
+        place = self.place(m, index, env) if mask is None else None
+        if place is not None and self.nest_now is not None and place in self.nest_now.places:
+            return m, self.nest_now.places[place]
         at: Any = 0
         for form, n in zip(index, m.buffer.shape, strict=True):
             i = self.index(form, env)
@@ -301,13 +319,40 @@ class _Grid:
             at = at + copy * (len(m.data) // m.copies)
         if not isinstance(at, np.ndarray):
             at = np.full(self.ids.shape, at)
+        if place is not None and self.nest_now is not None:
+            self.nest_now.keep(place, at)
         return m, at
+
+    def place(self, m: Memory, index: tuple[Ix, ...], env: Index) -> Place | None:
+        """What the positions of all lanes of a nest depend on; None where that is not told apart."""
+        if self.nest_now is None:
+            return None
+        names = self.names.get(id(index), (index, ()))[1]
+        if id(index) not in self.names:
+            names = tuple(sorted(set[str]().union(*map(variables, index))))
+            self.names[id(index)] = (
+                index,
+                names,
+            )  # keeps the index, so that its identity stays its own
+        numbers: list[int] = []
+        for v in names:
+            value = env[v]
+            if not isinstance(value, np.ndarray):
+                numbers.append(value)
+            elif value is not self.nest_now.env.get(v):
+                return None
+        return id(m.buffer), m.copies, id(index), tuple(numbers)
 
     def load(self, e: Load, env: Index, mask: Lanes | None) -> Lanes:
         m, at = self.locate(e.buffer, e.index, env, mask)
-        on, who = (at, self.who) if mask is None else (at[mask], self.who[mask])
-        self.noted(m.read, on, who)
-        return m.data[at]
+        if mask is not None:
+            self.noted(m.read, at[mask], self.who[mask])
+            return m.data[at]
+        found = m.again(at, self.stamp)
+        if found is None:
+            self.noted(m.read, at, self.who)
+            found = m.remember(at, self.stamp)
+        return found
 
     def store(
         self, name: str, index: tuple[Ix, ...], value: Lanes, env: Index, mask: Lanes | None
@@ -317,7 +362,7 @@ class _Grid:
         if mask is not None:
             at, value, who = at[mask], value[mask], who[mask]
         self.noted(m.write, at, who)
-        m.data[at] = value
+        m.put(at, value)
 
     def noted(self, note: Callable[[Lanes, Lanes, int], None], at: Lanes, who: Lanes) -> None:
         """Note an access; complaints name the kernel."""
@@ -407,48 +452,3 @@ class _Grid:
                 return values.cast(go(a), dtype)
             case Bitcast(a, dtype):
                 return np.ascontiguousarray(go(a)).view(dtype.numpy)
-
-
-def _uneven(body: Block, blocks: set[str]) -> bool:
-    """Whether what surrounds threads has another length, or another way, in some block."""
-    for s in walk(body):
-        if isinstance(s, If) and has_threads((s,)):
-            return True
-        serial = isinstance(s, For) and s.kind != "thread" and has_threads(s.body)
-        if isinstance(s, For) and serial and variables(s.extent) & blocks:
-            return True
-    return False
-
-
-def _widths(block: Block, ranges: Ranges, found: dict[int, int]) -> None:
-    """Identity of each loop of threads -> its iterations, at most."""
-    for s in block:
-        if isinstance(s, If):
-            _widths(s.then, ranges, found)
-            _widths(s.orelse, ranges, found)
-        elif isinstance(s, Let) and s.range is not None:
-            ranges = {**ranges, s.name: s.range}
-        elif isinstance(s, For):
-            _, hi = bounds(s.extent, ranges)
-            if hi is None:
-                raise IRError(f"a loop of {s.extent} iterations has no bound")
-            if s.kind == "thread":
-                found[id(s)] = max(hi, 1, found.get(id(s), 1))
-            _widths(s.body, {**ranges, s.var: (0, max(hi, 1) - 1)}, found)
-
-
-def _threads(body: Block) -> int:
-    """A bound on the threads that a block starts at once."""
-    most = 1
-    for s in body:
-        inner: list[Block] = []
-        if isinstance(s, For):
-            inner = [s.body]
-            if s.kind == "thread":
-                size = s.extent.const if s.extent.is_const else 1024
-                most = max(most, size * _threads(s.body))
-                continue
-        elif isinstance(s, If):
-            inner = [s.then, s.orelse]
-        most = max([most, *map(_threads, inner)])
-    return most
