@@ -29,7 +29,7 @@ from tilewright.graph.quantized import contraction
 from tilewright.loop.builder import KernelBuilder, add, cast, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.loop.raised import raised
-from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
+from tilewright.registry import ImportNode, LayoutWish, Operator, Rows, Sample, window_rows
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import convolution, convolution_space
 from tilewright.schedule.templates.ways import Convolution, direct_cycles, planar_cycles
@@ -147,6 +147,14 @@ def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
     halo = ((0, 0), (0, _more_channels(attrs)), *border)
     order = (0, 1, 2, 3) if attrs.get("planar", False) else (0, 2, 3, 1)
     return LayoutWish(orders={0: order}, halos={0: halo}, fill=_pad_value(attrs), out_order=order)
+
+
+def _rows(types: Sequence[TensorType | None], attrs: Attrs, first: int, end: int) -> Rows | None:
+    x, w = types[:2]
+    assert x is not None and w is not None
+    if attrs.get("planar", False):
+        return None
+    return window_rows(window_of(attrs, w.shape[2:]), x.shape[2], attrs, first, end)
 
 
 def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
@@ -381,6 +389,7 @@ OPERATORS = [
         flops=_flops,
         depth=_depth,
         quantized=partial(contraction, channel=0),
+        rows=_rows,
         onnx={"Conv": _import, "ConvInteger": _import_integer},
         doc="convolution over two spatial dims; pads are (top, left, bottom, right)",
     )

@@ -20,7 +20,7 @@ from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.graph.quantized import contraction
 from tilewright.loop.builder import KernelBuilder, add, cast, const, fma
 from tilewright.loop.ir import Kernel
-from tilewright.registry import LayoutWish, Operator, Sample
+from tilewright.registry import LayoutWish, Operator, Rows, Sample, window_rows
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import depthwise, depthwise_space
 from tilewright.schedule.trace import Trace
@@ -103,6 +103,12 @@ def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
     )
 
 
+def _rows(types: Sequence[TensorType | None], attrs: Attrs, first: int, end: int) -> Rows:
+    x, w = types[:2]
+    assert x is not None and w is not None
+    return window_rows(window_of(attrs, w.shape[2:]), x.shape[2], attrs, first, end)
+
+
 def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
     return 2 * _infer(types, attrs)[0].size * _depth(types, attrs)
 
@@ -148,6 +154,7 @@ OPERATORS = [
         flops=_flops,
         depth=_depth,
         quantized=partial(contraction, channel=0),
+        rows=_rows,
         doc="convolution of every channel with its own filter (imported from Conv)",
     )
 ]

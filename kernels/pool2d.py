@@ -33,7 +33,7 @@ from tilewright.loop.builder import (
     select,
 )
 from tilewright.loop.ir import Expr, Kernel
-from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
+from tilewright.registry import ImportNode, LayoutWish, Operator, Rows, Sample, window_rows
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import depthwise, depthwise_space
 from tilewright.schedule.trace import Trace
@@ -142,6 +142,11 @@ def _wishes(types: Sequence[TensorType | None], attrs: Attrs, fill: float) -> La
     assert x is not None
     halo = ((0, 0), (0, 0), *_window(attrs).border(x.shape[2:]))
     return LayoutWish(orders={0: (0, 2, 3, 1)}, halos={0: halo}, fill=fill, out_order=(0, 2, 3, 1))
+
+
+def _rows(types: Sequence[TensorType | None], attrs: Attrs, first: int, end: int) -> Rows:
+    assert types[0] is not None
+    return window_rows(_window(attrs), types[0].shape[2], attrs, first, end)
 
 
 def _max_wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
@@ -379,7 +384,7 @@ OPERATORS = [
     Operator(
         name="max_pool2d", trait="reduction", infer=_infer, reference=_max_reference, attrs=_ATTRS,
         lower=lambda k, attrs: _lower(k, attrs, average=False), schedule=_schedule, space=depthwise_space,
-        wishes=_max_wishes, samples=_samples(False), flops=_flops, quantized=movement,
+        wishes=_max_wishes, samples=_samples(False), flops=_flops, quantized=movement, rows=_rows,
         onnx={"MaxPool": _import_max},
         doc="largest value of each window; pads are (top, left, bottom, right)",
     ),
@@ -394,7 +399,7 @@ OPERATORS = [
         attrs={**_ATTRS, "count_include_pad": bool},
         lower=lambda k, attrs: _lower(k, attrs, average=True), schedule=_schedule, space=depthwise_space,
         wishes=lambda types, attrs: _wishes(types, attrs, 0.0), samples=_samples(True),
-        flops=_flops, depth=_depth, quantized=_integer_mean, onnx={"AveragePool": _import_avg, "LpPool": _import_lp},
+        flops=_flops, depth=_depth, quantized=_integer_mean, rows=_rows, onnx={"AveragePool": _import_avg, "LpPool": _import_lp},
         doc="mean of each window; pads are (top, left, bottom, right)",
     ),
 ]  # fmt: skip

@@ -65,7 +65,11 @@ def _view(
 ) -> StridedView | None:
     starts, steps = ints(attrs, "starts"), ints(attrs, "steps")
     offset = sum(a * s for a, s in zip(starts, strides, strict=True))
-    return StridedView(offset, tuple(s * k for s, k in zip(strides, steps, strict=True)))
+    edges = tuple(
+        (a == 0 and k == 1, a + n == size and k == 1)
+        for a, n, size, k in zip(starts, out.shape, t.shape, steps, strict=True)
+    )
+    return StridedView(offset, tuple(s * k for s, k in zip(strides, steps, strict=True)), edges)
 
 
 def _import_slice(node: ImportNode) -> Sequence[str]:

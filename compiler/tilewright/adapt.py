@@ -10,6 +10,7 @@ from collections.abc import Set
 
 from tilewright.graph.ir import Graph
 from tilewright.graph.passes.choose_variants import Chooser, choose_variants
+from tilewright.graph.passes.cut_bands import Caches, cut_bands
 from tilewright.graph.passes.flush_subnormals import flush_subnormals
 from tilewright.graph.passes.merge_requantize import merge_requantize
 from tilewright.graph.passes.merge_roundings import merge_roundings
@@ -18,6 +19,7 @@ from tilewright.graph.passes.raise_bytes import raise_bytes
 from tilewright.graph.passes.unsigned_bytes import unsigned_bytes
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates.dots import has_dot
+from tilewright.schedule.templates.ways import stream_rate
 
 ADAPTATIONS = (
     "variants",
@@ -27,6 +29,7 @@ ADAPTATIONS = (
     "unsigned_bytes",
     "pad_channels",
     "raise_bytes",
+    "cut_bands",
 )
 
 
@@ -48,4 +51,7 @@ def adapt(
         graph = pad_channels(graph, lambda x, w: has_dot(x, w, target))
     if target.unsigned_by_signed and "raise_bytes" not in without:
         graph = raise_bytes(graph)
+    if target.family == "simd" and "cut_bands" not in without:
+        flops = 2.0 * target.fma_per_cycle * target.lanes(4)
+        graph = cut_bands(graph, Caches(lambda size: stream_rate(size, target), flops))
     return graph

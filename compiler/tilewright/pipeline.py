@@ -201,7 +201,9 @@ def _opened(
             notify if first else lambda m: None,
             dump if first else None,
         )
-        out = adapt(optimize(graph), target, choose)
+        out = adapt(
+            optimize(graph), target, choose, {"cut_bands"}
+        )  # its choice depends on the sizes
         verify_graph(out)
         return out
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from tilewright.core.dtypes import dtype
 from tilewright.core.index import Ix
+from tilewright.core.window import Window
 from tilewright.errors import TilewrightError
 from tilewright.graph.ir import Array, Attrs, AttrValue, Graph, Node, TensorType, type_of
 from tilewright.graph.quantized import IntegerForm
@@ -71,10 +72,15 @@ class LayoutWish:
 
 @dataclass(frozen=True, slots=True)
 class StridedView:
-    """A view of input 0: `offset` and `strides` in elements relative to the input's own."""
+    """A view of input 0: `offset` and `strides` in elements relative to the input's own.
+
+    `edges` says for each dim whether the view begins and ends where the input does, so that a border of the input is
+    one of the view; empty where nothing is known.
+    """
 
     offset: int
     strides: tuple[int, ...]
+    edges: tuple[tuple[bool, bool], ...] = ()
 
 
 class ImportNode(Protocol):
@@ -138,6 +144,22 @@ class ImportNode(Protocol):
 Importer = Callable[[ImportNode], Sequence[str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a node needs that makes some rows of a map: rows of its first operand (`first` to before `end`; it needs
+    the others whole), and its attributes."""
+
+    first: int
+    end: int
+    attrs: Attrs
+
+
+def window_rows(window: Window, height: int, attrs: Attrs, first: int, end: int) -> Rows:
+    """The `Rows` of an operator whose windows slide over an image of `height` rows: what they reach of the pads stays."""
+    low, high, above, below = window.rows(first, end, height)
+    return Rows(low, high, {**attrs, "pads": (above, window.pads[1], below, window.pads[3])})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
     """Everything about one operator; an operator file exports `OPERATORS: list[Operator]`.
@@ -160,6 +182,8 @@ class Operator:
     depth      (input types, attrs) -> length of the longest sum, for error bounds
     quantized  makes integer nodes for a float node between quantised tensors, True if it can
     onnx       ONNX operator type -> importer; of another domain than ONNX's own `domain::Type`
+    rows       maps (rank 4): (input types, attrs, first row, row after the last) -> what a node that makes these
+               rows of the output alone needs, or None where it cannot be had; elementwise operators need none
     alone      the kernel reads elements of its result again (`KernelBuilder.result`), or stores them more
                than once: nothing may be fused behind it
     fold_on_import  whether constant operands make a constant at once, before any pass sees the node
@@ -184,6 +208,7 @@ class Operator:
     flops: Callable[[Sequence[TensorType | None], Attrs], int] | None = None
     depth: Callable[[Sequence[TensorType | None], Attrs], int] = lambda types, attrs: 1
     quantized: Callable[[IntegerForm], bool] | None = None
+    rows: Callable[[Sequence[TensorType | None], Attrs, int, int], Rows | None] | None = None
     onnx: Mapping[str, Importer] = field(default_factory=dict[str, Importer])
     fold_on_import: bool = True
     alone: bool = False

@@ -60,6 +60,13 @@ class Window:
             out.append((self.pads[i], max(last - (size[i] - 1), 0)))
         return tuple(out)
 
+    def rows(self, first: int, end: int, height: int) -> tuple[int, int, int, int]:
+        """What windows in rows first .. end - 1 of the output read of an image of `height` rows: the first row and
+        the one after the last, and the rows of pad above and below that they reach into."""
+        low = first * self.strides[0] - self.pads[0]
+        high = (end - 1) * self.strides[0] - self.pads[0] + self.extent[0]
+        return max(low, 0), min(high, height), max(-low, 0), max(high - height, 0)
+
     def overhang(self, size: Sequence[int]) -> tuple[int, int]:
         """Extra (bottom, right) pads that round the output size up instead of down (`ceil_mode`).
 

@@ -8,7 +8,7 @@ exactly one group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from tilewright.graph.ir import Graph, Node
@@ -36,10 +36,15 @@ class Group:
 
 def fuse(place: Placement, enabled: bool = True) -> list[Group]:
     """Groups of `place.graph`; `enabled=False` puts every node in a group of its own."""
-    uses = _Uses(place.graph)
+    return grouped(place.graph, place.aliased, enabled)
+
+
+def grouped(graph: Graph, views: Set[str] = frozenset(), enabled: bool = True) -> list[Group]:
+    """Groups of the nodes of `graph` that do not make `views` alone."""
+    uses = _Uses(graph)
     groups: list[Group] = []
-    for node in place.graph.nodes:
-        if id(node) in uses.taken or all(o in place.aliased for o in node.outputs):
+    for node in graph.nodes:
+        if id(node) in uses.taken or all(o in views for o in node.outputs):
             continue
         members = _grow(uses, node) if enabled else [node]
         uses.taken.update(id(n) for n in members)

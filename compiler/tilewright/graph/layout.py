@@ -88,6 +88,8 @@ class _Assigner:
         self.rigid = rigid
         self.place = Placement(self.g)
         self.fixed = {*graph.inputs, *graph.constants}
+        self.borders: dict[str, Halo] = {}
+        """Borders of views, which are those of what they are views of."""
 
     def run(self) -> Placement:
         g = self.g
@@ -213,6 +215,8 @@ class _Assigner:
         g = self.g
         wants_halo = any(lo or hi for lo, hi in halo)
         producer = g.producers().get(name)
+        if wants_halo and self._grant_through(name, producer, order, halo, fill):
+            return True
         movable = (
             producer is not None and operator(producer.op).trait != "view" and name not in g.outputs
         )
@@ -229,6 +233,33 @@ class _Assigner:
             (max(a, c), max(b, d)) for (a, b), (c, d) in zip(have.halo, halo, strict=True)
         )
         self.place.layouts[name] = Layout(order, merged, fill)
+        return True
+
+    def _grant_through(
+        self, name: str, producer: Node | None, order: tuple[int, ...], halo: Halo, fill: float
+    ) -> bool:
+        """Whether a view can have its border from what it is a view of: at edges that both have."""
+        if producer is None or producer.name in self.rigid or name in self.g.outputs:
+            return False
+        source, view = producer.inputs[0], operator(producer.op).view
+        strides = self._strides_now(source) if view is not None else None
+        if view is None or strides is None or source in self.g.constants:
+            return False
+        t = self.g.types[name]
+        got = view(self.g.types[source], strides, producer.attrs, t)
+        if got is None or len(got.edges) != len(halo):
+            return False
+        if any(
+            (lo and not a) or (hi and not b)
+            for (lo, hi), (a, b) in zip(halo, got.edges, strict=True)
+        ):
+            return False
+        if not self._grant(source, order, halo, fill):
+            return False
+        have = self.borders.get(name, ((0, 0),) * t.rank)
+        self.borders[name] = tuple(
+            (max(a, c), max(b, d)) for (a, b), (c, d) in zip(have, halo, strict=True)
+        )
         return True
 
     def _innermost_is_unit(self, name: str, order: tuple[int, ...]) -> bool:
@@ -333,8 +364,9 @@ class _Assigner:
                     and node.outputs[0] not in parts
                     and (node.outputs[0] not in g.outputs)
                 ):
+                    halo = self.borders.get(node.outputs[0], ((0, 0),) * t.rank)
                     place.storage[node.outputs[0]] = Storage(
-                        source.root, source.offset + view.offset, view.strides, ((0, 0),) * t.rank
+                        source.root, source.offset + view.offset, view.strides, halo
                     )
                     place.aliased.add(node.outputs[0])
                     continue

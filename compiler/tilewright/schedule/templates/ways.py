@@ -52,7 +52,11 @@ def direct_cycles(c: Convolution, target: Target) -> float:
     if min(c.size) > 1:
         tile = map_tile(list(c.size), c.outputs, depth, target, tile)
     weights = 4.0 * depth * c.outputs
-    return c.batch * c.group * max(tile.cost, weights / _speed(weights * c.group, target) / c.batch)
+    return (
+        c.batch
+        * c.group
+        * max(tile.cost, weights / stream_rate(weights * c.group, target) / c.batch)
+    )
 
 
 def planar_cycles(c: Convolution, target: Target) -> float:
@@ -72,16 +76,16 @@ def winograd_cycles(c: Convolution, tile: tuple[int, ...], target: Target) -> fl
     tiles = c.batch * math.prod(-(-n // m) for n, m in zip(c.size, tile, strict=True))
     weights = 4.0 * points * c.inputs * c.outputs
     once = register_tile(tiles, c.outputs, c.inputs, target).cost * points
-    stream = weights / _speed(weights * c.group, target)
+    stream = weights / stream_rate(weights * c.group, target)
     products = c.group * max(once + 0.15 * stream, 1.2 * stream)
     width = target.lanes(4)
     vectors = tiles * points * (-(-c.inputs // width) + -(-c.outputs // width)) * c.group
     traffic = 4.0 * tiles * points * (c.inputs + c.outputs) * c.group
-    moves = vectors * TRANSFORM + traffic / _speed(traffic, target)
+    moves = vectors * TRANSFORM + traffic / stream_rate(traffic, target)
     return (products + moves + 2 * STEP) / WORTH
 
 
-def _speed(size: float, target: Target) -> float:
+def stream_rate(size: float, target: Target) -> float:
     """Bytes per cycle for data of `size` bytes that is used once per run."""
     if size <= target.l2_bytes / 2:
         return target.l2_rate

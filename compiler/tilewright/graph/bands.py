@@ -1,0 +1,157 @@
+"""A chain of nodes that makes maps, one band of rows after the other.
+
+In: a graph, nodes of a chain (maps are of rank 4, their rows dim 2). Out: a graph in which the chain stands once
+for each band of its result, with what lies between its nodes only as high as a band needs it.
+Invariant: exact; every element is computed by the operations that computed it before, those near the edge of a
+band twice. Bands are read from slices and joined by a concatenation, which move no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tilewright.graph.ir import Attrs, Graph, Node, TensorType
+from tilewright.registry import operator
+
+#: Dim of the rows.
+ROWS = 2
+
+#: First row and the one after the last.
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a node needs to make some rows: rows of operands that it needs in part, its attributes then."""
+
+    spans: Mapping[str, Span]
+    attrs: Attrs
+
+
+def need(graph: Graph, node: Node, span: Span) -> Need | None:
+    """What `node` needs for rows `span` of its result; None where that cannot be told."""
+    if len(node.outputs) != 1 or graph.types[node.outputs[0]].rank != 4:
+        return None
+    op = operator(node.op)
+    if op.rows is not None:
+        types = [graph.types[i] if i else None for i in node.inputs]
+        rows = op.rows(types, node.attrs, *span)
+        if rows is None or rows.first >= rows.end or node.inputs[0] in node.inputs[1:]:
+            return None
+        return Need({node.inputs[0]: (rows.first, rows.end)}, rows.attrs)
+    if op.trait != "elementwise":
+        return None
+    shape = graph.types[node.outputs[0]].shape
+    spans: dict[str, Span] = {}
+    for name in filter(None, node.inputs):
+        given = graph.types[name].shape
+        if len(given) > 1 and given[-2] == shape[ROWS] > 1:
+            if len(given) > 4 or np.broadcast_shapes(given, shape) != shape:
+                return None
+            spans[name] = span
+    return Need(spans, node.attrs)
+
+
+def spans(graph: Graph, nodes: Sequence[Node], band: Span) -> dict[str, Span] | None:
+    """Rows of everything that the chain makes or reads in part, for rows `band` of what its last node makes; None
+    where that cannot be told."""
+    out = {nodes[-1].outputs[0]: band}
+    made = {n.outputs[0] for n in nodes}
+    for node in reversed(nodes):
+        wanted = need(graph, node, out[node.outputs[0]])
+        if wanted is None or any(i in made and i not in wanted.spans for i in node.inputs):
+            return None
+        for name, (first, end) in wanted.spans.items():
+            low, high = out.get(name, (first, end))
+            out[name] = (min(low, first), max(high, end))
+    return out
+
+
+def bands(height: int, rows: int) -> list[Span]:
+    """Bands of `rows` rows, the last one as high as is left."""
+    return [(first, min(first + rows, height)) for first in range(0, height, rows)]
+
+
+def cut(graph: Graph, nodes: Sequence[Node], rows: int) -> Graph:
+    """`graph` with the chain `nodes` in bands of `rows` rows of its result.
+
+    The nodes are in order, nothing but the last one's result is needed outside of them, and `spans` knows them.
+    """
+    return _Cutter(graph, nodes).run(rows)
+
+
+class _Cutter:
+    def __init__(self, graph: Graph, nodes: Sequence[Node]) -> None:
+        self.g = graph
+        self.nodes = nodes
+        self.out = graph.clone()
+        self.made: list[Node] = []
+        self.slices: dict[tuple[str, Span], str] = {}
+
+    def run(self, rows: int) -> Graph:
+        result = self.nodes[-1].outputs[0]
+        parts = [
+            self.band(k, span)
+            for k, span in enumerate(bands(self.g.types[result].shape[ROWS], rows))
+        ]
+        name = f"{self.nodes[-1].name}/bands"
+        self.made.append(Node(name, "concat", tuple(parts), (result,), {"axis": ROWS}))
+        chain = {id(n) for n in self.nodes}
+        self.out.nodes = []
+        for n in self.g.nodes:
+            if n is self.nodes[-1]:
+                self.out.nodes += self.made
+            elif id(n) not in chain:
+                self.out.nodes.append(n)
+        self.out.drop_unused()
+        return self.out
+
+    def band(self, k: int, span: Span) -> str:
+        """Append the chain for one band; the name of its result."""
+        known = spans(self.g, self.nodes, span)
+        assert known is not None
+        here: dict[str, str] = {}
+        for node in self.nodes:
+            value = node.outputs[0]
+            wanted = need(self.g, node, known[value])
+            assert wanted is not None
+            inputs: list[str] = []
+            for name in node.inputs:
+                if name in here:  # all of the band, or a part of it
+                    first, end = wanted.spans[name]
+                    start = known[name][0]
+                    name = self.rows(here[name], (first - start, end - start))
+                elif name in wanted.spans:
+                    name = self.rows(name, wanted.spans[name])
+                inputs.append(name)
+            t = self.g.types[value]
+            high = known[value][1] - known[value][0]
+            made = self.out.fresh(f"{value}.band{k}")
+            self.out.types[made] = TensorType(t.dtype, (*t.shape[:ROWS], high, t.shape[-1]))
+            here[value] = made
+            self.made.append(
+                node.with_(
+                    name=f"{node.name}/band{k}", inputs=tuple(inputs), outputs=(made,),
+                    attrs=wanted.attrs,
+                )
+            )  # fmt: skip
+        return here[self.nodes[-1].outputs[0]]
+
+    def rows(self, name: str, span: Span) -> str:
+        """Rows `span` of a value."""
+        t = self.out.types[name]
+        if span == (0, t.shape[-2]):
+            return name
+        if (name, span) not in self.slices:
+            starts, ends = [0] * t.rank, list(t.shape)
+            starts[-2], ends[-2] = span
+            value = self.out.fresh(f"{name}.rows{span[0]}")
+            shape = (*t.shape[:-2], span[1] - span[0], t.shape[-1])
+            self.out.types[value] = TensorType(t.dtype, shape)
+            attrs = {"starts": tuple(starts), "ends": tuple(ends), "steps": (1,) * t.rank}
+            self.made.append(Node(f"rows {value}", "slice", (name,), (value,), attrs))
+            self.slices[name, span] = value
+        return self.slices[name, span]
