@@ -16,6 +16,7 @@ from tilewright.errors import ScheduleError, TilewrightError
 from tilewright.loop.ir import Alloc, Block, For, If, Kernel, Stmt, dense
 from tilewright.loop.passes.expand_math import expand_math
 from tilewright.loop.passes.specialize_tails import specialize_tails
+from tilewright.loop.passes.split_sums import split_sums
 from tilewright.loop.rewrite import map_block
 from tilewright.loop.verify import verify
 from tilewright.schedule.trace import Step, Trace, apply
@@ -220,6 +221,8 @@ def _stages(kernel: Kernel, trace: Trace) -> Iterator[tuple[str, Kernel]]:
         except ScheduleError:
             return
         yield f"step {i + 1}: {s}", made
+    made = split_sums(made)
+    yield "loop pass split_sums", made
     made = specialize_tails(made)
     yield "loop pass specialize_tails", made
     yield "loop pass expand_math", expand_math(made)

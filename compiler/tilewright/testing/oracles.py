@@ -36,7 +36,7 @@ from tilewright.loop import interp, simt
 from tilewright.loop.ir import Binary, Const, Expr, Kernel, Unary, dense
 from tilewright.loop.pack import pack_array
 from tilewright.loop.parse import parse
-from tilewright.loop.passes.specialize_tails import specialize_tails
+from tilewright.loop.passes.split_sums import split_sums
 from tilewright.loop.rewrite import children, expressions
 from tilewright.loop.text import to_text
 from tilewright.schedule.target import Target
@@ -47,7 +47,7 @@ from tilewright.testing.native import Array, Native
 from tilewright.testing.on_device import can_emulate, outcomes
 from tilewright.testing.ring import ring
 from tilewright.testing.worker import Outcome, Worker, shared
-from tilewright.tune.admit import admit, finish
+from tilewright.tune.admit import admit, finish, formed
 
 #: Statements that interpreters are given at most.
 INTERPRETED = 30_000
@@ -91,7 +91,7 @@ def outside(case: Case) -> Failure | None:
     if iterations(case.kernel) > INTERPRETED:
         return None
     try:
-        made = specialize_tails(apply(case.kernel, case.trace))
+        made = formed(case.kernel, case.trace)
     except ScheduleError:
         return None
     shaped, packed = pack_all(made, case.arrays())
@@ -132,7 +132,7 @@ def _replay(s: _Subject) -> Failure | None:
     trace = trace_from_json(trace_to_json(s.case.trace))
     if apply(s.kernel, trace) != apply(s.kernel, s.case.trace):
         return Failure("", "the trace's JSON replays to another kernel")
-    made = specialize_tails(apply(s.kernel, s.case.trace))
+    made = formed(s.kernel, s.case.trace)
     if not _alike(parse(to_text(made)), made):
         return Failure("", "the scheduled kernel's text reads back as another kernel")
     return None
@@ -171,7 +171,7 @@ def _exact(s: _Subject) -> Failure | None:
 def _bound(s: _Subject) -> Failure | None:
     if not s.small:
         return None
-    scheduled = specialize_tails(apply(s.kernel, s.case.trace))
+    scheduled = formed(s.kernel, s.case.trace)
     packed = _packed(scheduled, s.arrays)
     shaped = _as_packed(scheduled)
     try:
@@ -280,9 +280,11 @@ def _emulated(
 
 
 def _reordered(s: _Subject) -> bool:
-    """Whether the schedule adds in another order."""
-    return any(
-        step.primitive in ("lanes", "rfactor", "widen", "tensorize_mma") for step in s.case.trace
+    """Whether the schedule, or what is done to long sums, adds in another order."""
+    made = apply(s.kernel, s.case.trace)
+    return split_sums(made) != made or any(
+        step.primitive in ("lanes", "rfactor", "widen", "hold", "tensorize_mma")
+        for step in s.case.trace
     )
 
 

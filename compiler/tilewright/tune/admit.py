@@ -16,6 +16,7 @@ from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel
 from tilewright.loop.owners import check_owners
 from tilewright.loop.passes.expand_math import expand_math
 from tilewright.loop.passes.specialize_tails import specialize_tails
+from tilewright.loop.passes.split_sums import split_sums
 from tilewright.loop.rewrite import walk
 from tilewright.loop.verify import verify
 from tilewright.schedule.trace import Trace, apply
@@ -27,9 +28,14 @@ MAX_STATEMENTS = 20_000
 WIDEST = 64
 
 
+def formed(kernel: Kernel, trace: Trace) -> Kernel:
+    """The kernel with its schedule and the passes that decide the order of its sums and the form of its loops."""
+    return specialize_tails(split_sums(apply(kernel, trace)))
+
+
 def finish(kernel: Kernel, trace: Trace) -> Kernel:
     """Apply, specialise, prove: for traces of our own."""
-    made = specialize_tails(apply(kernel, trace))
+    made = formed(kernel, trace)
     verify(made)
     check_owners(made)
     return expand_math(made)
@@ -38,7 +44,7 @@ def finish(kernel: Kernel, trace: Trace) -> Kernel:
 def admit(kernel: Kernel, trace: Trace) -> Kernel:
     """Like `finish` for traces of any origin; `ScheduleError` if anything is not acceptable."""
     try:
-        made = specialize_tails(apply(kernel, trace))
+        made = formed(kernel, trace)
         scratch = sum(
             _stack_bytes(s.buffer)
             for s in walk(made.body)

@@ -1,17 +1,19 @@
-"""hold(var): elements of scratch that a part of a sum adds to stay in registers during that part.
+"""hold(var): a part of a sum over elements of scratch is added up in registers, then added to them.
 
     for k in K: for i: for j: t[io, i, j] = t[io, i, j] + ..
       ->
     alloc r[I, J]
-    for i: for j: r[i, j] = t[io, i, j]
+    for i: for j: r[i, j] = 0
     for k in K: for i: for j: r[i, j] = r[i, j] + ..
-    for i: for j: t[io, i, j] = r[i, j]
+    for i: for j: t[io, i, j] = t[io, i, j] + r[i, j]
 
 `stage` holds the sums of a tile from beginning to end. Where a long sum goes over all tiles in parts, so that the
 second operand of a part is used by all tiles while it is in a near cache, the sums lie in memory in between.
-Legal iff each loop `var` holds nothing but a perfect nest with one store, to scratch from outside that `var` does not
-move along, which is read at that very element only and by no other iteration of the nest; extents do not
-depend on `var`. The scratch moves from registers to memory.
+A part begins at zero (as MLAS adds blocks of K to C): that takes what going on from `t` would, and fewer roundings
+add up. It changes the order of a sum, so it is a schedule's explicit choice.
+Legal iff each loop `var` holds nothing but a perfect nest with one update (by `+`, `*`, `min` or `max`) of scratch
+from outside that `var` does not move along, of an element that no other iteration of the nest touches; extents do
+not depend on `var`. The scratch moves from registers to memory.
 """
 
 from __future__ import annotations
@@ -20,13 +22,27 @@ from dataclasses import replace
 
 from tilewright.core.index import bounds, ix, variables
 from tilewright.errors import ScheduleError
-from tilewright.loop.ir import Alloc, Block, Expr, For, If, Kernel, Let, Load, Stmt, Store, dense
+from tilewright.loop.ir import (
+    Alloc,
+    Binary,
+    Block,
+    Expr,
+    For,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Stmt,
+    Store,
+    dense,
+)
 from tilewright.loop.rewrite import Ranges, accesses, map_block, map_loads, walk
+from tilewright.loop.updates import identity, update
 from tilewright.schedule.legality import carried, require_loop, require_serial
 
 
 def hold(kernel: Kernel, var: str) -> Kernel:
-    """Hold what every loop called `var` adds to in registers while it runs."""
+    """Add up what the loop called `var` adds in registers while it runs."""
     require_serial(kernel, var)
     if len(require_loop(kernel, var)) > 1:
         raise ScheduleError(f"there are several loops `{var}`")
@@ -99,6 +115,9 @@ def _held(loop: For, scratch: dict[str, Alloc], ranges: Ranges) -> tuple[Block, 
         raise ScheduleError(f"`{loop.var}` does not add to `{name}`")
     if any(index != at for index in reads):
         raise ScheduleError(f"`{name}` is read at another element than is written")
+    added = update(store)
+    if added is None:
+        raise ScheduleError(f"`{name}` is not updated by one associative operator")
     sizes: list[int] = []
     for f in nest:
         _, hi = bounds(f.extent, ranges)
@@ -123,10 +142,11 @@ def _held(loop: For, scratch: dict[str, Alloc], ranges: Ranges) -> tuple[Block, 
 
     add = map_block((store,), expr=lambda e: map_loads(e, load))
     assert isinstance(add[0], Store)
+    total = Binary(added[0], Load(name, at, buffer.dtype), mine)
     made = (
         Alloc(dense(part, buffer.dtype, tuple(sizes), "register")),
-        *around(Store(part, mine.index, Load(name, at, buffer.dtype))),
+        *around(Store(part, mine.index, identity(added[0], buffer.dtype))),
         replace(loop, body=around(Store(part, mine.index, add[0].value))),
-        *around(Store(name, at, mine)),
+        *around(Store(name, at, total)),
     )
     return made, name

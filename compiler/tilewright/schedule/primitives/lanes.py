@@ -15,7 +15,6 @@ a dependence.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from tilewright.core.dtypes import DType
@@ -26,9 +25,7 @@ from tilewright.loop.ir import (
     Binary,
     BinaryOp,
     Block,
-    Const,
     Expr,
-    Fma,
     For,
     Kernel,
     Load,
@@ -38,12 +35,12 @@ from tilewright.loop.ir import (
 )
 from tilewright.loop.rewrite import (
     accesses,
-    loads,
     map_block,
     map_loads,
     simplify_kernel,
     substitute_block,
 )
+from tilewright.loop.updates import identity, update
 from tilewright.schedule.legality import carried, require_loop
 
 
@@ -103,7 +100,7 @@ def _lanes(loop: For, acc: str, width: int) -> tuple[Stmt, ...]:
 
 
 def associative(body: Block, acc: str) -> tuple[BinaryOp, DType]:
-    """The one associative operator of all updates of `acc`."""
+    """The one associative operator of all updates of scalar `acc`."""
     found: set[BinaryOp] = set()
     dtype: DType | None = None
     for s in body:
@@ -111,40 +108,11 @@ def associative(body: Block, acc: str) -> tuple[BinaryOp, DType]:
             if any(name == acc for name, _, _ in accesses((s,))):
                 raise ScheduleError(f"`{acc}` is used by more than its own updates")
             continue
-        match s.value:
-            case Fma(a, b, Load(buffer, (), t)) if buffer == acc:
-                rest: tuple[Expr, ...] = (a, b)
-                found.add("add")
-                dtype = t
-            case Binary(op, Load(buffer, (), t), e) if buffer == acc and op in _OPS:
-                rest = (e,)
-                found.add(op)
-                dtype = t
-            case Binary(op, e, Load(buffer, (), t)) if buffer == acc and op in _OPS:
-                rest = (e,)
-                found.add(op)
-                dtype = t
-            case _:
-                raise ScheduleError(f"`{acc}` is not updated by one associative operator")
-        if any(x.buffer == acc for e in rest for x in loads(e)):
-            raise ScheduleError(f"`{acc}` appears twice in its own update")
+        made = update(s)
+        if made is None or s.index:
+            raise ScheduleError(f"`{acc}` is not updated by one associative operator")
+        found.add(made[0])
+        dtype = s.value.dtype
     if len(found) != 1 or dtype is None:
         raise ScheduleError(f"`{acc}` is not updated by one associative operator")
     return found.pop(), dtype
-
-
-_OPS = frozenset({"add", "mul", "min", "max"})
-
-
-def identity(op: BinaryOp, dtype: DType) -> Const:
-    if op in ("add", "mul"):
-        return Const(0 if op == "add" else 1, dtype)
-    if dtype.is_float:
-        return Const(math.inf if op == "min" else -math.inf, dtype)
-    signed = dtype.kind == "int"
-    lo, hi = (
-        (-(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1)
-        if signed
-        else (0, (1 << dtype.bits) - 1)
-    )
-    return Const(hi if op == "min" else lo, dtype)

@@ -21,8 +21,9 @@ from tilewright.core.index import ix
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import Alloc, Binary, Block, Expr, For, Kernel, Load, Stmt, Store, dense
 from tilewright.loop.rewrite import map_block, map_loads, walk
+from tilewright.loop.updates import identity
 from tilewright.schedule.legality import require_loop, require_serial
-from tilewright.schedule.primitives.lanes import associative, identity
+from tilewright.schedule.primitives.lanes import associative
 
 
 def rfactor(kernel: Kernel, acc: str, outer: str, var: str) -> Kernel:
