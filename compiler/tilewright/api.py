@@ -242,6 +242,20 @@ def generate(program: Program) -> Generated:
     return Generated(code, need, step_facts(program, code, listing))
 
 
+def generate_fitting(
+    program: Program, ram: int, again: Callable[[int], Program]
+) -> tuple[Program, Generated]:
+    """`program` for a microcontroller with its code; where that needs more than `ram` bytes and `again`, which builds
+    it for an arena of so many bytes, gives one that needs less, that one."""
+    made = generate(program)
+    if made.need is None or made.need.ram <= ram:
+        return program, made
+    smaller = again(max(0, ram - (made.need.ram - made.need.arena)))
+    if smaller.arena_bytes >= program.arena_bytes:
+        return program, made
+    return smaller, generate(smaller)
+
+
 def facts_of(program: Program) -> Sequence[StepFacts]:
     """What there is to say about every step, code size and stack accesses included."""
     return generate(program).steps
@@ -295,6 +309,7 @@ def _facts(program: Program, model_hash: str) -> dict[str, Any]:
         **({} if program.winograd else {"direct": True}),
         "arena": {
             "bytes": program.arena_bytes,
+            **({} if program.arena_limit is None else {"limit": program.arena_limit}),
             "lower_bound": program.arena_lower_bound,
             "values": {
                 name: {"offset": place.offset, "elements": program.placement.elements(name)}

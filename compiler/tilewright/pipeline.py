@@ -26,7 +26,8 @@ from tilewright.graph.ir import Graph, Node
 from tilewright.graph.layout import Placement, assign_layouts
 from tilewright.graph.passes import PASSES, optimize
 from tilewright.graph.passes.choose_variants import Chooser
-from tilewright.graph.plan import Allocation, MemoryPlan, plan_memory
+from tilewright.graph.passes.fit_bands import Usage, fit_bands
+from tilewright.graph.plan import MemoryPlan, allocations, busiest, plan_memory
 from tilewright.graph.text import to_text as graph_text
 from tilewright.graph.verify import verify as verify_graph
 from tilewright.loop.ir import Kernel
@@ -71,12 +72,14 @@ def build(
     library: Library | None = None,
     without: Set[str] = frozenset(),
     winograd: bool = True,
+    arena: int | None = None,
 ) -> Program:
     """Run all stages up to finished loop IR.
 
     `without` names stages (`stages()`) to leave out where sizes are not open, which finds the one to blame.
     `library` holds what tuning has found out (default: the logs that ship and the user's own); `variants`
     picks other ways to compute nodes than it does; without `winograd` all convolutions are direct.
+    `arena` is the size in bytes that the arena should not exceed, as far as cutting maps into bands can reach it.
     """
     machine = resolve_target(target)
     known = library if library is not None else load_library(machine)
@@ -89,10 +92,10 @@ def build(
         made = _Assembler(title, machine, place, groups, known, progress, dump, opened).run()
         return replace(made, winograd=winograd)
     graph = _imported(source, request.at({}), progress, notify, dump)
-    place, groups = _grouped(graph, machine, choose, progress, dump, without)
+    place, groups = _grouped(graph, machine, choose, progress, dump, without, arena)
     assembler = _Assembler(name or graph.name, machine, place, groups, known, progress, dump)
     assembler.reuse = "memory" not in without
-    return replace(assembler.run(), winograd=winograd)
+    return replace(assembler.run(), winograd=winograd, arena_limit=arena)
 
 
 def stages() -> tuple[str, ...]:
@@ -221,11 +224,14 @@ def _grouped(
     progress: Progress = lambda stage, fraction: None,
     dump: Path | None = None,
     without: Set[str] = frozenset(),
+    arena: int | None = None,
 ) -> tuple[Placement, list[Group]]:
     """The optimised graph with memory orders, and what becomes one kernel each."""
     progress("optimise", 0.0)
     optimised = optimize(graph, tuple(p for p in PASSES if p.__name__ not in without))
     optimised = adapt(optimised, target, variants, without)
+    if arena is not None:
+        optimised = fit_bands(optimised, arena, lambda g: _usage(g, target))
     verify_graph(optimised)
     _dump(dump, "2_optimised.graph", lambda: graph_text(optimised))
     progress("layout", 0.0)
@@ -236,6 +242,18 @@ def _grouped(
     groups = [group for group in fused if place.graph.types[group.output].size]
     _dump(dump, "3_groups.txt", lambda: _groups_text(place, groups))
     return place, groups
+
+
+def _usage(graph: Graph, target: Target) -> Usage:
+    """What the arena of a graph has to hold."""
+    place = assign_layouts(graph)
+    steps: list[list[str]] = []
+    for group in fuse(place):
+        made = {n.outputs[0] for n in group.nodes}
+        steps.append([i for n in group.nodes for i in n.inputs if i and i not in made])
+        steps[-1].append(group.output)
+    size, alive = busiest(allocations(place, steps), target.align)
+    return Usage(size, {a.name for a in alive})
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,24 +388,7 @@ class _Assembler:
 
     def memory(self, values: list[list[str]]) -> MemoryPlan:
         """Live intervals of arena allocations, then the plan."""
-        outside = {*self.g.inputs, *self.g.outputs, *self.g.constants}
-        first: dict[str, int] = {}
-        last: dict[str, int] = {}
-        for i, names in enumerate(values):
-            for v in names:
-                root = self.place.storage[v].root
-                if root not in outside:
-                    first.setdefault(root, i if self.reuse else 0)
-                    last[root] = i if self.reuse else len(values)
-        return plan_memory(
-            [
-                Allocation(
-                    r, self.place.elements(r) * self.g.types[r].dtype.bytes, first[r], last[r]
-                )
-                for r in first
-            ],
-            self.target.align,
-        )
+        return plan_memory(allocations(self.place, values, self.reuse), self.target.align)
 
     def root_places(self, plan: MemoryPlan) -> dict[str, Place]:
         places = {r: Place("arena", at) for r, at in plan.offsets.items()}

@@ -78,6 +78,9 @@ class Program:
     winograd: bool = True
     """Whether convolutions might be computed with fewer products."""
 
+    arena_limit: int | None = None
+    """Bytes that the arena was asked not to exceed."""
+
     apart: bool = False
     """Kernels are not made part of their callers (`ModulePlan.apart`), so that counts of them compare."""
 

@@ -39,7 +39,10 @@ def check_rebuilt(directory: Path, model: Path, target: str | Target | None = No
     try:
         source, shapes = api.with_states(model, _shapes(manifest), _states(manifest, model))
         winograd = "direct" not in manifest.facts
-        program = build(source, target or spec.target, shapes, name=spec.name, winograd=winograd)
+        program = build(
+            source, target or spec.target, shapes, name=spec.name, winograd=winograd,
+            arena=manifest.facts.get("arena", {}).get("limit"),
+        )  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="tilewright-rebuild-") as folder:
             again = Path(folder) / spec.name
             api.write(program, again, found, selftest="selftest" in manifest.facts)

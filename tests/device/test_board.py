@@ -30,6 +30,7 @@ from tilewright.errors import ArtifactError, TargetError, ToolchainError
 from tilewright.footprint import live_arena, require_fit
 from tilewright.pipeline import build
 from tilewright.program import Program
+from tilewright.rebuild import check_rebuilt
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 BOARDS = ("cortex-m4", "cortex-m7", "cortex-m55")
@@ -47,9 +48,11 @@ needs_board = pytest.mark.skipif(
 )
 
 
-def on_board_and_here(path: Path, target: str) -> tuple[Program, BoardRun]:
+def on_board_and_here(
+    path: Path, target: str, arena: int | None = None
+) -> tuple[Program, BoardRun]:
     """Run a model on a board; its outputs must be those of this machine, to the bit."""
-    program = build(path, target)
+    program = build(path, target, arena=arena)
     inputs = make_inputs(api.spec_of(program).inputs, program.graph, 0)
     run = run_on_board(program, inputs)
     for ours, theirs in zip(run.outputs, api.compile(path)(*inputs), strict=True):
@@ -84,6 +87,15 @@ def test_int8_model_is_bit_equal(target: str) -> None:
 @pytest.mark.parametrize("path", INT8, ids=lambda p: p.stem)
 def test_all_int8_models_are_bit_equal_within_192_kb(path: Path, target: str) -> None:
     program, run = on_board_and_here(path, target)
+    check_footprint(program, run)
+
+
+@needs_board
+@pytest.mark.parametrize("target", ("cortex-m4", "cortex-m55"))
+def test_bands_of_rows_are_bit_equal_in_half_the_arena(target: str) -> None:
+    path = DATA / "mlperftiny_mobilenetv1_025_vww_int8_qdq.onnx"
+    program, run = on_board_and_here(path, target, arena=28_000)
+    assert program.arena_bytes <= 28_000 < 0.5 * build(path, target).arena_bytes
     check_footprint(program, run)
 
 
@@ -275,11 +287,15 @@ def test_compile_prints_memory_and_refuses(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run("compile", SMALL, "-t", "cortex-m4", "-o", out, "--ram", "16K") == 1
-    assert "16384 are available" in capfd.readouterr().err and not out.exists()
+    assert run("compile", SMALL, "-t", "cortex-m4", "-o", out, "--ram", "12K") == 1
+    assert "12288 are available" in capfd.readouterr().err and not out.exists()
     assert run("compile", SMALL, "-t", "cortex-m4", "-o", out, "--ram", "96K", "--flash", "1M") == 0
     text = capfd.readouterr().out
     assert "of 98304 bytes: arena" in text and "of 1048576 bytes: code" in text
+    assert "in bands" not in text
+    large = DATA / "mlperftiny_mobilenetv1_025_vww_int8_qdq.onnx"
+    assert run("compile", large, "-t", "cortex-m4", "-o", out, "--ram", "68K") == 0
+    assert "in bands of rows" in capfd.readouterr().err and check_rebuilt(out, large) == []
     assert run("compile", SMALL, "-t", "cortex-m4", "-o", out, "--ram", "some") == 2
     assert run("compile", SMALL, "-t", "x86-64-v3", "-o", out, "--ram", "96K") == 2
 

@@ -13,6 +13,7 @@ from tilewright.graph.interp import run
 from tilewright.graph.ir import Array, AttrValue, Graph
 from tilewright.graph.layout import assign_layouts
 from tilewright.graph.passes.cut_bands import Caches, chains, cut_bands
+from tilewright.graph.passes.fit_bands import Usage, fit_bands
 from tilewright.graph.verify import verify
 from tilewright.pipeline import build
 from tilewright.schedule.target import load_target
@@ -175,3 +176,36 @@ def test_a_result_that_others_read_ends_a_chain() -> None:
     wide = next(n for n in graph.nodes if n.op == "depthwise_conv2d")
     graph.outputs += wide.outputs
     assert chains(graph) == []
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
+@given(_graphs(), st.integers(0, 100))
+def test_a_graph_is_cut_until_it_fits(graph: Graph, share: int) -> None:
+    """Or until nothing helps; what it computes stays."""
+
+    def measure(g: Graph) -> Usage:
+        sizes = {n.outputs[0]: g.types[n.outputs[0]].bytes for n in g.nodes if n.op != "concat"}
+        most = max(sizes.values())
+        return Usage(most, {v for v, size in sizes.items() if size == most})
+
+    limit = measure(graph).bytes * share // 100
+    made = fit_bands(graph, limit, measure)
+    verify(made)
+    assert measure(made).bytes <= measure(graph).bytes
+    x = _whole(np.random.default_rng(1), *graph.types["x"].shape)
+    np.testing.assert_array_equal(run(made, {"x": x})["y"], run(graph, {"x": x})["y"])
+
+
+def test_an_arena_as_small_as_asked_for() -> None:
+    """With the results of the whole model; a limit that cannot be reached is not an error here."""
+    graph = _block(48)
+    whole = build(graph, arena=1 << 30)
+    small = build(graph, arena=whole.arena_bytes // 3)
+    assert small.arena_bytes <= whole.arena_bytes // 3
+    x = _whole(np.random.default_rng(1), 1, 8, 48, 48)
+    got: list[Array] = []
+    for program in (whole, small, build(graph, arena=0)):
+        session = Session(program)
+        session.set_inputs([x])
+        got.append(np.array(session.run()[0]))
+    assert np.array_equal(got[0], got[1]) and np.array_equal(got[0], got[2])

@@ -28,7 +28,7 @@ from tilewright.core.dtypes import F16, F64, I64
 from tilewright.errors import TilewrightError
 from tilewright.footprint import shortages
 from tilewright.frontend.models import examine_model
-from tilewright.pipeline import largest, resolve_target, survey
+from tilewright.pipeline import build, largest, resolve_target, survey
 from tilewright.program import Program, spec_of
 from tilewright.schedule.target import Target
 
@@ -116,7 +116,13 @@ def _on_target(
         if program is None:
             return
         report.notes += _costly(program)
-        made = api.generate(program)
+        if machine.board is None:
+            made = api.generate(program)
+        else:
+            ram = limits[1] or machine.board.ram_bytes
+            program, made = api.generate_fitting(
+                program, ram, lambda arena: build(path, machine, shapes, arena=arena)
+            )
     except TilewrightError as err:
         reason, _, advice = str(err).partition("; ")
         report.problems.append(_Problem("", "", reason, advice))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,9 @@ from tilewright.commands._common import (
     progress,
 )
 from tilewright.frontend.external_data import files_read
+
+if TYPE_CHECKING:
+    from tilewright.program import Program
 
 NAME = "compile"
 
@@ -132,20 +135,39 @@ def _compile(
     name = options["name"] if isinstance(options["name"], str) else None
     with progress() as report:
         source, fixed = api.with_states(request.model, request.shapes, states, say)
-        program = build(
-            source, machine, fixed, report, say, dump_ir, name, winograd=bool(options["winograd"])
-        )
-        program = program.with_checks() if options["checked"] else program
+
+        def made(arena: int | None = None) -> Program:
+            built = build(
+                source, machine, fixed, report, say if arena is None else lambda message: None, dump_ir, name,
+                winograd=bool(options["winograd"]), arena=arena,
+            )  # fmt: skip
+            return built.with_checks() if options["checked"] else built
+
+        program = made()
         report("generate code", 0.0)
-        generated = api.generate(program)
-        if generated.need is not None and machine.board is not None:
-            available = limits[0] or machine.board.flash_bytes, limits[1] or machine.board.ram_bytes
-            require_fit(generated.need, *available, machine.board.stack_bytes)
+        board = machine.board
+        if board is None:
+            generated = api.generate(program)
+        else:
+            available = limits[0] or board.flash_bytes, limits[1] or board.ram_bytes
+            program, generated = api.generate_fitting(program, available[1], made)
+            if generated.need is not None:
+                require_fit(generated.need, *available, board.stack_bytes)
+            if program.arena_limit is not None:
+                say(_in_bands(program))
         digest = api.source_hash(request.model)
         written = api.write(program, output, digest, generated, bool(options["selftest"]))
         if dump_ir is not None:
             (dump_ir / "6_assembly.s").write_text(api.assembly(program), encoding="utf-8")
     return written, program.weights
+
+
+def _in_bands(program: Program) -> str:
+    """What it took to fit into the memory."""
+    layers = {n.partition("/band")[0] for s in program.steps for n in s.nodes if "/band" in n}
+    return (
+        f"{len(layers)} layers are computed in bands of rows, some rows twice, to fit into the RAM"
+    )
 
 
 def _available(target: str, limits: tuple[int | None, int | None]) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ band twice. Bands are read from slices and joined by a concatenation, which move
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,29 @@ def spans(graph: Graph, nodes: Sequence[Node], band: Span) -> dict[str, Span] | 
 def bands(height: int, rows: int) -> list[Span]:
     """Bands of `rows` rows, the last one as high as is left."""
     return [(first, min(first + rows, height)) for first in range(0, height, rows)]
+
+
+def extra_work(graph: Graph, nodes: Sequence[Node], rows: int) -> float:
+    """Operations that a chain in bands of `rows` rows does beyond those it does now; infinite if it cannot be cut."""
+    made = dict.fromkeys([n.outputs[0] for n in nodes], 0)
+    for band in bands(graph.types[nodes[-1].outputs[0]].shape[ROWS], rows):
+        known = spans(graph, nodes, band)
+        if known is None:
+            return math.inf
+        for value in made:
+            made[value] += known[value][1] - known[value][0]
+    return sum(
+        _work(graph, n) * (made[n.outputs[0]] / graph.types[n.outputs[0]].shape[ROWS] - 1)
+        for n in nodes
+    )
+
+
+def _work(graph: Graph, node: Node) -> int:
+    op = operator(node.op)
+    types = [graph.types[i] if i else None for i in node.inputs]
+    return (
+        op.flops(types, node.attrs) if op.flops is not None else graph.types[node.outputs[0]].size
+    )
 
 
 def cut(graph: Graph, nodes: Sequence[Node], rows: int) -> Graph:

@@ -1,6 +1,6 @@
 """Static memory plan: where each allocation lies in the arena.
 
-In: allocations with sizes and live intervals. Out: byte offsets and the arena's size.
+In: allocations with sizes and live intervals, which `allocations` finds for a placement. Out: byte offsets and the arena's size.
 Greedy by size (Pisarchyk & Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020):
 the largest allocation first, each at the lowest offset free during its whole life.
 Where that leaves more than the lower bound, what lies on top is placed sooner, other orders are tried the same
@@ -13,6 +13,8 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from tilewright.graph.layout import Placement
 
 #: Pairs of allocations looked at per order before the best plan found is taken: well under a second.
 MAX_WORK = 1_000_000
@@ -39,7 +41,7 @@ class MemoryPlan:
 
 def plan_memory(allocations: Sequence[Allocation], align: int = 64) -> MemoryPlan:
     """Place all allocations at multiples of `align` bytes."""
-    bound = _lower_bound(allocations, align)
+    bound = busiest(allocations, align)[0]
     best: dict[str, int] = {}
     least = -1
     for order in _orders(allocations, align):
@@ -49,6 +51,33 @@ def plan_memory(allocations: Sequence[Allocation], align: int = 64) -> MemoryPla
         if least <= bound:
             break
     return MemoryPlan(best, max(least, 0), bound)
+
+
+def allocations(
+    place: Placement, steps: Sequence[Sequence[str]], reuse: bool = True
+) -> list[Allocation]:
+    """What `steps`, given by the values they touch, need of an arena, without inputs, outputs and constants; with
+    `reuse` only as long as it is needed."""
+    g = place.graph
+    outside = {*g.inputs, *g.outputs, *g.constants}
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for i, values in enumerate(steps):
+        for root in (place.storage[v].root for v in values):
+            if root not in outside:
+                first.setdefault(root, i if reuse else 0)
+                last[root] = i if reuse else len(steps)
+    return [
+        Allocation(r, place.elements(r) * g.types[r].dtype.bytes, first[r], last[r]) for r in first
+    ]
+
+
+def busiest(allocations: Sequence[Allocation], align: int = 64) -> tuple[int, list[Allocation]]:
+    """The largest number of bytes that live at the same time, and what lives then."""
+    at = {a.start for a in allocations}
+    live = [[a for a in allocations if a.start <= t <= a.end] for t in sorted(at)]
+    sums = [sum(_round(a.size, align) for a in together) for together in live]
+    return (max(sums), live[sums.index(max(sums))]) if sums else (0, [])
 
 
 def _orders(allocations: Sequence[Allocation], align: int) -> Iterator[list[Allocation]]:
@@ -121,14 +150,6 @@ def _place(order: Sequence[Allocation], align: int) -> dict[str, int]:
 
 def _total(order: Sequence[Allocation], offsets: Mapping[str, int], align: int) -> int:
     return max((offsets[a.name] + _round(a.size, align) for a in order), default=0)
-
-
-def _lower_bound(allocations: Sequence[Allocation], align: int) -> int:
-    events = sorted({a.start for a in allocations})
-    return max(
-        (sum(_round(a.size, align) for a in allocations if a.start <= t <= a.end) for t in events),
-        default=0,
-    )
 
 
 def _round(n: int, align: int) -> int:

@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tilewright.graph.bands import ROWS, bands, cut, need, spans
+from tilewright.graph.bands import ROWS, bands, cut, extra_work, need, spans
 from tilewright.graph.fuse import Group, grouped
 from tilewright.graph.ir import Graph, Node
-from tilewright.registry import operator
 
 #: Layers of a chain, and bands of a map, at most.
 LONGEST = 6
@@ -133,13 +132,8 @@ def _gain(graph: Graph, piece: Sequence[Group], rows: int, caches: Caches) -> fl
         before += 2 * size / caches.rate(size)
         near = tallest[value] * row_bytes(value) + tallest[user.output] * row_bytes(user.output)
         after += 2 * made[value] * row_bytes(value) / caches.rate(int(near))
-    twice = 0.0
+    twice = extra_work(graph, nodes, rows) / caches.flops
     for node in nodes:
-        value, op = node.outputs[0], operator(node.op)
-        types = [graph.types[i] if i else None for i in node.inputs]
-        flops = op.flops(types, node.attrs) if op.flops is not None else 0
-        whole = graph.types[value].shape[ROWS]
-        twice += flops * (made[value] - whole) / whole / caches.flops
         weights = sum(graph.types[i].bytes for i in node.inputs[1:] if i in graph.constants)
         twice += (len(pieces) - 1) * weights / caches.rate(weights)
     steps = (len(pieces) - 1) * len(piece) * STEP
