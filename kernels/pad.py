@@ -18,7 +18,7 @@ from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.graph.quantized import IntegerForm
 from tilewright.loop.builder import KernelBuilder, Reader, binary, const, index_in, select
 from tilewright.loop.ir import Expr
-from tilewright.registry import ImportNode, Operator, Sample
+from tilewright.registry import Border, ImportNode, Operator, Sample
 
 _MODES = ("constant", "reflect", "edge", "wrap")
 
@@ -97,6 +97,14 @@ def _compute(
             source.append(_folded(at - low, high - low, str(mode)) + low)
     value = x[0](*source)
     return value if inside is None else select(inside, value, const(_value(attrs, out), out.dtype))
+
+
+def _border(attrs: Attrs) -> Border | None:
+    before, after, value = ints(attrs, "before"), ints(attrs, "after"), attrs["value"]
+    if attrs["mode"] != "constant" or min((*before, *after), default=-1) < 0:
+        return None
+    assert isinstance(value, int | float)
+    return Border(tuple(zip(before, after, strict=True)), value)
 
 
 def _folded(at: Ix, n: int, mode: str) -> Ix:
@@ -185,6 +193,7 @@ OPERATORS = [
         reference=_reference,
         attrs={"before": tuple, "after": tuple, "mode": str, "value": (int, float)},
         compute=_compute,
+        border=_border,
         quantized=_integer_form,
         samples=_samples,
         onnx={"Pad": _import},

@@ -83,6 +83,14 @@ class StridedView:
     edges: tuple[tuple[bool, bool], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Border:
+    """A result that is input 0 with `halo` elements (before, after) of value `fill` around each dim."""
+
+    halo: tuple[tuple[int, int], ...]
+    fill: float
+
+
 class ImportNode(Protocol):
     """What an importer sees of one foreign node (see `frontend.onnx`)."""
 
@@ -176,6 +184,8 @@ class Operator:
                `schedule`; None where there is only the default
     view       views: (input type, input strides, attrs, output type) -> StridedView, or None when
                the view needs a copy for these strides
+    border     attrs -> the border that is all the operator adds, or None: where the input can have it in memory, the
+               result is a view
     wishes     (input types, attrs) -> what the operator wants of its operands' memory
     samples    (rng) -> test cases that cover the operator's corners, small enough to interpret
     flops      (input types, attrs) -> floating-point operations, for profiles
@@ -203,6 +213,7 @@ class Operator:
     schedule: Callable[[Kernel, Target], Trace] | None = None
     space: Callable[[Kernel, Target], Space | None] | None = None
     view: Callable[[TensorType, Shape, Attrs, TensorType], StridedView | None] | None = None
+    border: Callable[[Attrs], Border | None] | None = None
     wishes: Callable[[Sequence[TensorType | None], Attrs], LayoutWish] | None = None
     samples: Callable[[np.random.Generator], Iterator[Sample]] | None = None
     flops: Callable[[Sequence[TensorType | None], Attrs], int] | None = None

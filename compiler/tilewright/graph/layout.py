@@ -4,19 +4,20 @@ In: an optimised graph. Out: the graph with `copy` nodes, and a `Storage` for ev
 Layouts are physical only: the graph keeps its logical shapes. Three decisions are made here:
 1. order: values around convolutions become channels-last, found by propagating operators' wishes
    through everything that does not care;
-2. halo: a convolution's padding becomes a border around its input, written once by a `fill` step, so
-   that no kernel ever tests for the edge of an image;
+2. halo: padding, a convolution's or a node of its own, becomes a border around its input, written once by a
+   `fill` step, so that no kernel ever tests for the edge of an image;
 3. aliasing: view operators and concatenation move no data; their values are windows of another.
 Invariant: every value's storage is a strided window (root, offset, strides) of one allocation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
+from math import copysign, isnan
 
 from tilewright.graph.ir import Graph, Node, TensorType
-from tilewright.registry import LayoutWish, Operator, operator
+from tilewright.registry import Border, LayoutWish, Operator, operator
 
 Halo = tuple[tuple[int, int], ...]
 
@@ -90,6 +91,8 @@ class _Assigner:
         self.fixed = {*graph.inputs, *graph.constants}
         self.borders: dict[str, Halo] = {}
         """Borders of views, which are those of what they are views of."""
+        self.padded: dict[str, Border] = {}
+        """Nodes whose result is their input with a border that it has in memory."""
 
     def run(self) -> Placement:
         g = self.g
@@ -188,6 +191,7 @@ class _Assigner:
         g = self.g
         shared: dict[tuple[str, tuple[int, ...], Halo, float], str] = {}
         for node in list(g.nodes):
+            self._pad(node, operator(node.op))
             wish = self._wish(node, operator(node.op))
             for i in sorted({*wish.orders, *wish.halos}):
                 name = node.inputs[i]
@@ -210,6 +214,19 @@ class _Assigner:
                 node = node.with_(inputs=tuple(inputs))
                 g.nodes[k] = node
 
+    def _pad(self, node: Node, op: Operator) -> None:
+        """Let the input of a node that only adds a border have it, if it can."""
+        border = op.border(node.attrs) if op.border is not None else None
+        if border is None or node.outputs[0] in self.g.outputs or node.name in self.rigid:
+            return
+        source = node.inputs[0]
+        if self._grant(source, self.place.layouts[source].order, border.halo, border.fill):
+            self.padded[node.name] = border
+
+    def _is_view(self, node: Node) -> bool:
+        """Whether no kernel writes the result of `node`."""
+        return operator(node.op).trait == "view" or node.name in self.padded
+
     def _grant(self, name: str, order: tuple[int, ...], halo: Halo, fill: float) -> bool:
         """Whether the value can serve as it is (its own border is widened if need be)."""
         g = self.g
@@ -217,9 +234,7 @@ class _Assigner:
         producer = g.producers().get(name)
         if wants_halo and self._grant_through(name, producer, order, halo, fill):
             return True
-        movable = (
-            producer is not None and operator(producer.op).trait != "view" and name not in g.outputs
-        )
+        movable = producer is not None and not self._is_view(producer) and name not in g.outputs
         if not wants_halo:
             return self._innermost_is_unit(name, order)
         if not movable:
@@ -227,7 +242,7 @@ class _Assigner:
         have = self.place.layouts[name]
         if have.order != order:
             return False
-        if have.has_halo and have.fill != fill:
+        if have.has_halo and not same_number(have.fill, fill):
             return False
         merged = tuple(
             (max(a, c), max(b, d)) for (a, b), (c, d) in zip(have.halo, halo, strict=True)
@@ -239,22 +254,26 @@ class _Assigner:
         self, name: str, producer: Node | None, order: tuple[int, ...], halo: Halo, fill: float
     ) -> bool:
         """Whether a view can have its border from what it is a view of: at edges that both have."""
-        if producer is None or producer.name in self.rigid or name in self.g.outputs:
+        if producer is None or not producer.inputs or producer.name in self.rigid:
+            return False
+        if name in self.g.outputs:
             return False
         source, view = producer.inputs[0], operator(producer.op).view
-        strides = self._strides_now(source) if view is not None else None
-        if view is None or strides is None or source in self.g.constants:
-            return False
         t = self.g.types[name]
-        got = view(self.g.types[source], strides, producer.attrs, t)
-        if got is None or len(got.edges) != len(halo):
-            return False
-        if any(
-            (lo and not a) or (hi and not b)
-            for (lo, hi), (a, b) in zip(halo, got.edges, strict=True)
-        ):
-            return False
-        if not self._grant(source, order, halo, fill):
+        wanted = halo
+        if producer.name in self.padded:
+            border = self.padded[producer.name]
+            wanted = tuple((a + c, b + d) for (a, b), (c, d) in zip(border.halo, halo, strict=True))
+            if not same_number(border.fill, fill):
+                return False
+        else:
+            strides = self._strides_now(source) if view is not None else None
+            if view is None or strides is None or source in self.g.constants:
+                return False
+            got = view(self.g.types[source], strides, producer.attrs, t)
+            if got is None or not _at_edges(halo, got.edges):
+                return False
+        if not self._grant(source, order, wanted, fill):
             return False
         have = self.borders.get(name, ((0, 0),) * t.rank)
         self.borders[name] = tuple(
@@ -272,6 +291,8 @@ class _Assigner:
         """Strides of a value under the layouts decided so far, looking through views."""
         producer = self.g.producers().get(name)
         t = self.g.types[name]
+        if producer is not None and producer.name in self.padded:
+            return self._strides_now(producer.inputs[0])
         if producer is not None and operator(producer.op).trait == "view":
             inner = self._strides_now(producer.inputs[0])
             view = operator(producer.op).view
@@ -298,7 +319,7 @@ class _Assigner:
                 producer = g.producers().get(name)
                 ok = (
                     producer is not None
-                    and operator(producer.op).trait != "view"
+                    and not self._is_view(producer)
                     and name not in taken
                     and name not in g.outputs
                     and not self.place.layouts[name].has_halo
@@ -355,6 +376,16 @@ class _Assigner:
             window(name)
         for node in g.nodes:
             op = operator(node.op)
+            if node.name in self.padded:
+                source, out = window(node.inputs[0]), node.outputs[0]
+                halo = self.padded[node.name].halo
+                corner = sum(lo * s for (lo, _), s in zip(halo, source.strides, strict=True))
+                around = self.borders.get(out, ((0, 0),) * len(halo))
+                place.storage[out] = Storage(
+                    source.root, source.offset - corner, source.strides, around
+                )
+                place.aliased.add(out)
+                continue
             if op.trait == "view" and op.view is not None and node.name not in self.rigid:
                 source = window(node.inputs[0])
                 t = g.types[node.outputs[0]]
@@ -372,6 +403,20 @@ class _Assigner:
                     continue
             for out in node.outputs:
                 window(out)
+
+
+def same_number(a: float, b: float) -> bool:
+    """Whether two values of a border have the same bits, as far as a float has them."""
+    return (a == b and copysign(1, a) == copysign(1, b)) or (isnan(a) and isnan(b))
+
+
+def _at_edges(halo: Halo, edges: Sequence[tuple[bool, bool]]) -> bool:
+    """Whether a border lies only where a view begins or ends with what it is a view of."""
+    if len(edges) != len(halo):
+        return False
+    return all(
+        (a or not lo) and (b or not hi) for (lo, hi), (a, b) in zip(halo, edges, strict=True)
+    )
 
 
 def _plain(order: tuple[int, ...] | None) -> bool:

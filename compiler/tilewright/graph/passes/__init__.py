@@ -18,6 +18,7 @@ from tilewright.graph.passes.fold_pad import fold_pad
 from tilewright.graph.passes.fuse_layer_norm import fuse_layer_norm
 from tilewright.graph.passes.move_transposes import move_transposes
 from tilewright.graph.passes.pack_weights import pack_weights
+from tilewright.graph.passes.pad_with_constants import pad_with_constants
 from tilewright.graph.passes.quantize import quantize
 from tilewright.graph.passes.simplify import simplify
 
@@ -32,6 +33,7 @@ PASSES: tuple[Pass, ...] = (
     move_transposes,
     eliminate_duplicates,
     fuse_layer_norm,  # after duplicates: x - mean(x) is often there twice
+    pad_with_constants,
     fold_pad,
     fold_batch_norm,
     fold_bias,
