@@ -92,7 +92,7 @@ class _Assigner:
         self.borders: dict[str, Halo] = {}
         """Borders of views, which are those of what they are views of."""
         self.padded: dict[str, Border] = {}
-        """Nodes whose result is their input with a border that it has in memory."""
+        """Results that are the input of their node with a border that it has in memory."""
 
     def run(self) -> Placement:
         g = self.g
@@ -221,11 +221,11 @@ class _Assigner:
             return
         source = node.inputs[0]
         if self._grant(source, self.place.layouts[source].order, border.halo, border.fill):
-            self.padded[node.name] = border
+            self.padded[node.outputs[0]] = border
 
     def _is_view(self, node: Node) -> bool:
         """Whether no kernel writes the result of `node`."""
-        return operator(node.op).trait == "view" or node.name in self.padded
+        return operator(node.op).trait == "view" or node.outputs[0] in self.padded
 
     def _grant(self, name: str, order: tuple[int, ...], halo: Halo, fill: float) -> bool:
         """Whether the value can serve as it is (its own border is widened if need be)."""
@@ -261,8 +261,8 @@ class _Assigner:
         source, view = producer.inputs[0], operator(producer.op).view
         t = self.g.types[name]
         wanted = halo
-        if producer.name in self.padded:
-            border = self.padded[producer.name]
+        if producer.outputs[0] in self.padded:
+            border = self.padded[producer.outputs[0]]
             wanted = tuple((a + c, b + d) for (a, b), (c, d) in zip(border.halo, halo, strict=True))
             if not same_number(border.fill, fill):
                 return False
@@ -291,7 +291,7 @@ class _Assigner:
         """Strides of a value under the layouts decided so far, looking through views."""
         producer = self.g.producers().get(name)
         t = self.g.types[name]
-        if producer is not None and producer.name in self.padded:
+        if producer is not None and producer.outputs[0] in self.padded:
             return self._strides_now(producer.inputs[0])
         if producer is not None and operator(producer.op).trait == "view":
             inner = self._strides_now(producer.inputs[0])
@@ -376,9 +376,9 @@ class _Assigner:
             window(name)
         for node in g.nodes:
             op = operator(node.op)
-            if node.name in self.padded:
+            if node.outputs[0] in self.padded:
                 source, out = window(node.inputs[0]), node.outputs[0]
-                halo = self.padded[node.name].halo
+                halo = self.padded[node.outputs[0]].halo
                 corner = sum(lo * s for (lo, _), s in zip(halo, source.strides, strict=True))
                 around = self.borders.get(out, ((0, 0),) * len(halo))
                 place.storage[out] = Storage(
