@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tilewright.codegen.kernel import parallel_loop
 from tilewright.core.dtypes import F32
 from tilewright.graph.ir import Graph, Node, TensorType
 from tilewright.loop.ir import For, Kernel
@@ -24,8 +25,7 @@ def product(rows: int, cols: int, depth: int) -> Kernel:
 
 
 def outermost(kernel: Kernel) -> For:
-    (loop,) = [s for s in kernel.body if isinstance(s, For)]
-    return loop
+    return next(s for s in kernel.body if isinstance(s, For))
 
 
 def test_large_weights_are_read_once() -> None:
@@ -37,6 +37,14 @@ def test_large_weights_are_read_once() -> None:
 def test_what_is_smaller_is_read_again() -> None:
     assert outermost(product(2048, 192, 128)).var == "mo"  # weights of 96 KB, pixels of 1 MB
     assert outermost(product(128, 384, 256)).var == "no"  # weights of 384 KB, pixels of 128 KB
+
+
+def test_threads_share_out_what_moves_least_between_them() -> None:
+    """Rows where the weights are few bytes, and then each thread goes through all panels with its rows."""
+    few, many = product(192, 384, 192), product(32, 1024, 1024)
+    loops = [parallel_loop(kernel) for kernel in (few, many)]
+    assert [f.var for f in loops if f is not None] == ["mo", "no"]
+    assert outermost(few).var == "no"
 
 
 def test_panels_come_in_pairs_where_they_can() -> None:

@@ -15,9 +15,11 @@ from tilewright.loop.ir import Alloc, Binary, Expr, For, Kernel, Load, Param, St
 from tilewright.loop.passes.specialize_tails import specialize_tails
 from tilewright.loop.rewrite import loops, walk
 from tilewright.loop.verify import prove_bounds, verify
+from tilewright.pipeline import resolve_target
 from tilewright.schedule.target import load_target
 from tilewright.schedule.templates import product
 from tilewright.schedule.trace import Step, apply, primitives, step, trace_from_json, trace_to_json
+from tilewright.testing.native import Native, execute
 
 
 def test_every_primitive_is_a_file_with_a_function_of_its_name() -> None:
@@ -45,7 +47,7 @@ def test_every_primitive_is_a_file_with_a_function_of_its_name() -> None:
         ([step("fuse", "m", "k", "mk")], "not the only statement"),
         ([step("vectorize", "m")], "innermost"),
         ([step("vectorize", "k")], "same element"),
-        ([step("parallelize", "n")], "outermost"),
+        ([step("parallelize", "k")], "not perfectly nested"),
         ([step("stage", ["n", "m"])], "not perfectly nested"),
         ([step("pack", "A", [[0, 0, "whole"], [1, 0, "whole"]])], "not a constant"),
         ([step("lanes", "acc", "k", 3)], "power of two"),
@@ -215,3 +217,22 @@ def test_malformed_traces_are_refused() -> None:
     for data in ("x", [["nope"]], [[]], [1]):
         with pytest.raises(ScheduleError):
             trace_from_json(data)
+
+
+def test_loops_around_a_parallel_one_run_on_every_thread() -> None:
+    """Each thread goes through all of `n` with its share of `m`: halves in the other order change nothing."""
+    kernel = apply(matmul(6, 40, 8), [step("reorder", ["n", "m"]), step("split", "n", 16, "no", "ni"), step("reorder", ["no", "m", "ni"])])  # fmt: skip
+    shared = specialize_tails(apply(kernel, [step("parallelize", "m")]))
+    assert [s.var for s in shared.body if isinstance(s, For)] == [
+        "no",
+        "m",
+    ]  # the last panel is apart
+    rng = np.random.default_rng(0)
+    arrays = {p.buffer.name: rng.standard_normal(p.buffer.shape).astype("f4") for p in kernel.params if p.role != "out"}  # fmt: skip
+    target = resolve_target("host")
+    once, halves = (
+        execute(Native(k, target, arrays, backwards=b))
+        for k, b in ((kernel, False), (shared, True))
+    )
+    for name, want in once.items():
+        np.testing.assert_allclose(halves[name], want, rtol=1e-6)

@@ -61,10 +61,9 @@ MAX_MASKED = 64
 
 
 def parallel_loop(kernel: Kernel) -> For | None:
-    """The kernel's parallel loop: the only statement after the sizes are read, or there is none."""
-    *before, last = kernel.body or (None,)
-    alone = all(isinstance(s, Let) for s in before)
-    return last if alone and isinstance(last, For) and last.kind == "parallel" else None
+    """The kernel's parallel loop, one of them where the last iteration of a loop around it has code of its own."""
+    found = (s for s in walk(kernel.body) if isinstance(s, For) and s.kind == "parallel")
+    return next(found, None)
 
 
 def parallel_extent(kernel: Kernel) -> int:
@@ -96,6 +95,7 @@ class Emitter(Memory):
         self.memo: dict[int, Value] = {}
         self.stack = 0
         self.constants = {p.buffer.name for p in kernel.params if p.role == "const"}
+        self.shared = parallel_loop(kernel)
         self.nest: list[tuple[str, int]] = []  # serial loops around, and how often they run at most
 
     # ---- function
@@ -114,13 +114,7 @@ class Emitter(Memory):
                 f"dereferenceable({span * b.dtype.bytes}) %{b.name}"
             )
         params += [*self.parameters(), f"{self.word} %begin", f"{self.word} %end"]
-        loop = parallel_loop(self.kernel)
-        if loop is not None:
-            for read in self.kernel.body[:-1]:
-                self.statement(read)
-            self.serial(loop, "%begin", self.last(loop))
-        else:
-            self.block(self.kernel.body)
+        self.block(self.kernel.body)
         head = f"define internal void @{self.kernel.name}({', '.join(params)}) #0 {{\nentry:"
         return "\n".join(
             [
@@ -221,7 +215,9 @@ class Emitter(Memory):
 
     def loop(self, loop: For) -> None:
         extent = substitute(loop.extent, self.scope.index)
-        if loop.kind == "vector" and not extent.is_const:
+        if self.shared is not None and (loop.var, loop.kind) == (self.shared.var, self.shared.kind):
+            self.serial(loop, "%begin", self.last(loop))  # this call's part
+        elif loop.kind == "vector" and not extent.is_const:
             self.open_vector_loop(loop, extent)
         elif loop.kind == "unroll" and extent.is_const:
             for i in range(extent.const):

@@ -7,7 +7,7 @@ grows with a variable is largest at its last iteration, whose value may depend o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tilewright.core.dtypes import BOOL, I64
@@ -46,7 +46,7 @@ from tilewright.loop.ir import (
     Store,
     Unary,
 )
-from tilewright.loop.rewrite import children
+from tilewright.loop.rewrite import children, walk
 
 _FLOAT_ONLY = frozenset({"sqrt", "rsqrt", "exp", "log", "tanh", "erf", "sigmoid", "sin", "cos"})
 
@@ -60,7 +60,6 @@ class _Scope:
     lets: dict[str, object] = field(default_factory=dict[str, object])
     buffers: dict[str, Buffer] = field(default_factory=dict[str, Buffer])
     vector: bool = False
-    parallel: bool = False
     inside: bool = False  # of a loop that is not one of blocks
     threads: tuple[str, ...] = ()  # loops of threads, outermost first
     diverged: bool = (
@@ -73,7 +72,7 @@ class _Scope:
     def child(self) -> _Scope:
         return _Scope(
             dict(self.loops), dict(self.ranges), dict(self.lets), dict(self.buffers),
-            self.vector, self.parallel, self.inside, self.threads, self.diverged, dict(self.most),
+            self.vector, self.inside, self.threads, self.diverged, dict(self.most),
         )  # fmt: skip
 
 
@@ -100,7 +99,27 @@ class _Verifier:
         if len(scope.buffers) != len(self.kernel.params):
             raise self.error("two parameters have the same name")
         self.block(self.kernel.body, scope)
+        if len(set(self.threads(self.kernel.body, ()))) > 1:
+            raise self.error("parallel loops of several extents")
         return self.unproved
+
+    def threads(self, block: Block, around: tuple[str, ...]) -> Iterator[Ix]:
+        """Extents of parallel loops. What stands around them runs on every thread: sizes, serial loops, branches."""
+        if not any(isinstance(s, For) and s.kind == "parallel" for s in walk(block)):
+            return
+        for s in block:
+            if not any(isinstance(x, For) and x.kind == "parallel" for x in walk((s,))):
+                if not isinstance(s, Let):
+                    raise self.error("every thread would do what stands next to a parallel loop")
+            elif isinstance(s, If):
+                yield from self.threads((*s.then, *s.orelse), around)
+            elif isinstance(s, For) and s.kind == "serial":
+                yield from self.threads(s.body, (*around, s.var))
+            elif isinstance(s, For):
+                inside = any(isinstance(x, For) and x.kind == "parallel" for x in walk(s.body))
+                if s.kind != "parallel" or inside or variables(s.extent) & set(around):
+                    raise self.error(f"threads cannot share out loops of `{s.var}`")
+                yield s.extent
 
     def error(self, text: str) -> IRError:
         return IRError(f"{self.kernel.name}: {text}")
@@ -174,8 +193,6 @@ class _Verifier:
             raise self.error(f"the extent of `{s.var}` uses the unbound `{min(unknown)}`")
         if s.kind == "vector" and any(isinstance(b, For | If | Alloc) for b in s.body):
             raise self.error(f"vector loop `{s.var}` is not innermost")
-        if s.kind == "parallel" and (scope.loops or scope.parallel):
-            raise self.error(f"parallel loop `{s.var}` is not outermost")
         inner = scope.child()
         _, hi = bounds(s.extent, scope.ranges)
         if hi is None:
@@ -184,7 +201,6 @@ class _Verifier:
         inner.loops[s.var] = s.extent
         inner.ranges[s.var] = (0, max(hi - 1, 0))
         inner.vector |= s.kind == "vector"
-        inner.parallel |= s.kind == "parallel"
         self.block(s.body, inner)
 
     def axis(self, s: For, scope: _Scope, inner: _Scope) -> None:

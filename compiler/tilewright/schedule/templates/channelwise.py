@@ -16,7 +16,7 @@ from tilewright.loop.rewrite import expressions, loops
 from tilewright.schedule.space import Choice, Space, Value, upto
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import mcu
-from tilewright.schedule.templates.draft import Draft, parallelize_outer, weights_of
+from tilewright.schedule.templates.draft import Draft, share_out, weights_of
 from tilewright.schedule.templates.rows import row_reduction
 from tilewright.schedule.trace import Trace
 
@@ -64,7 +64,7 @@ def depthwise_space(kernel: Kernel, target: Target) -> Space | None:
         if math.prod(shape) * vectors > max(target.registers - 2, 2):
             raise ScheduleError(f"a block of {shape} pixels x {vectors} vectors spills")
         blocking = Blocking(shape, vectors, lanes, *words)
-        made = _channelwise(draft.kernel, blocking, rows, "c", window)
+        made = _channelwise(draft.kernel, target, blocking, rows, "c", window)
         return (*draft.trace, *made)
 
     def cost(choice: Choice) -> float:
@@ -119,7 +119,7 @@ def channelwise(
     repeated ones) and the weights of a channel vector are loaded once per block.
     """
     blocking = _default_blocking(Draft(kernel), target, rows, cols, window)
-    return _channelwise(kernel, blocking, rows, cols, window)
+    return _channelwise(kernel, target, blocking, rows, cols, window)
 
 
 def _default_blocking(
@@ -144,7 +144,12 @@ def _default_blocking(
 
 
 def _channelwise(
-    kernel: Kernel, blocking: Blocking, rows: Sequence[str], cols: str, window: Sequence[str]
+    kernel: Kernel,
+    target: Target,
+    blocking: Blocking,
+    rows: Sequence[str],
+    cols: str,
+    window: Sequence[str],
 ) -> Trace:
     """The trace of a blocking."""
     d = Draft(kernel)
@@ -187,7 +192,7 @@ def _channelwise(
             d.do("unroll", v)
         if lanes:
             d.do("vectorize", lanes[0])
-    parallelize_outer(d, work)
+    share_out(d, work, target)
     return d.trace
 
 

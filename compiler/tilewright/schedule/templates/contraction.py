@@ -23,6 +23,7 @@ from tilewright.schedule.templates.draft import (
     Draft,
     pack_panels,
     parallelize_outer,
+    share_out,
     volume,
     weights_of,
 )
@@ -258,7 +259,7 @@ def _contraction(
     work = math.prod(d.extent(v) for v in names)
     nest = [v for v in names if v not in reduction]
     _tile(d, tiling, nest, rows, cols, reduction, weights, group=group)
-    parallelize_outer(d, work, target.l2_bytes // 2)
+    share_out(d, work, target, move=True)
     return d.trace
 
 

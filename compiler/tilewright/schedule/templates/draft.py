@@ -13,10 +13,13 @@ from tilewright.core.index import Ix, coefficient, simplify, variables
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import Alloc, Buffer, Fma, For, Kernel
 from tilewright.loop.rewrite import accesses, expressions, loads, loops, walk
+from tilewright.schedule.target import Target
 from tilewright.schedule.trace import Step, Trace, apply, step
 
 #: Below this many operations a second thread does not pay: waking it costs as much as the work.
 MIN_PARALLEL_WORK = 1 << 16
+#: What it costs to find out in every iteration where in two loops it is, as a part of the work.
+FUSED = 0.02
 
 
 class Draft:
@@ -65,37 +68,119 @@ class Draft:
         return tuple(self.steps)
 
 
-def parallelize_outer(d: Draft, work: int, cache_bytes: int = 0) -> None:
-    """Run an outer loop on threads where there is enough work: the first one with enough iterations
-    to balance, else the longest.
+def parallelize_outer(d: Draft, work: int) -> None:
+    """Run an outer loop on threads where there is enough work: the first one with enough iterations to balance, else
+    the longest."""
+    nest = _outer_loops(d, work)
+    if nest:
+        _move_out(d, nest)
+        d.try_("parallelize", _outer_loops(d, work)[0].var)
 
-    With `cache_bytes`, a loop does not move out where an operand larger than that would be read again in each of its
-    iterations: one thread would wait for memory, and several for each other. The same for one that is larger than
+
+def share_out(d: Draft, work: int, target: Target, move: bool = False) -> None:
+    """Run the loop on threads that costs them least, where there is enough work of `work` multiply-adds; loops around
+    it stay around it. A loop that comes out uneven becomes one with the loop inside it where that helps.
+
+    With `move`, the loop that `parallelize_outer` would take is brought outermost before, unless an operand that half
+    of the second-level cache does not hold would be read again in each of its iterations, or one that is larger than
     what is read again as it is now, if the outermost loop keeps two threads busy.
     """
+    nest = _outer_loops(d, work)
+    if nest and move:
+        _move_out(d, nest, target.l2_bytes // 2)
+        nest = _outer_loops(d, work)
+    cycles = work / (target.fma_per_cycle * target.lanes(4))
+    ways: list[tuple[float, str, str]] = []
+    for i, f in enumerate(nest):
+        if f not in _free(nest):
+            continue
+        moved, n = _moved(d.kernel, f) / target.l3_rate, f.extent.const
+        ways.append((moved + _idle(n) * cycles, f.var, ""))
+        if nest[i + 1 :] and nest[i + 1] in _free(nest) and _joins(d.kernel, f, nest[i + 1]):
+            n *= nest[i + 1].extent.const
+            ways.append((moved + (_idle(n) + FUSED) * cycles, f.var, nest[i + 1].var))
+    for _, var, inner in sorted(ways):
+        trial = Draft(d.kernel)
+        if (not inner or trial.try_("fuse", var, inner, var)) and trial.try_("parallelize", var):
+            for s in trial.steps:
+                d.do(s.primitive, *s.args)
+            return
+
+
+def _outer_loops(d: Draft, work: int) -> list[For]:
+    """The loops around everything else in a kernel, outermost first; none where threads do not pay."""
     if work < MIN_PARALLEL_WORK or len(d.kernel.body) != 1 or not isinstance(d.kernel.body[0], For):
-        return
+        return []
     nest: list[For] = [d.kernel.body[0]]
     while len(nest[-1].body) == 1 and isinstance(nest[-1].body[0], For):
         nest.append(nest[-1].body[0])
-    free = [f for f in nest if f.kind == "serial" and f.extent.is_const and f.extent.const > 1]
-    if not free:
-        return
+    return nest if _free(nest) else []
+
+
+def _free(nest: Sequence[For]) -> list[For]:
+    return [f for f in nest if f.kind == "serial" and f.extent.is_const and f.extent.const > 1]
+
+
+def _move_out(d: Draft, nest: Sequence[For], cache_bytes: int = 0) -> None:
+    """Bring the first loop with enough iterations to balance, else the longest, outermost; see `share_out`."""
+    free = _free(nest)
     pick = next((f for f in free if f.extent.const >= 8), max(free, key=lambda f: f.extent.const))
-    if pick is not nest[0]:
-        before = [f.var for f in nest[: nest.index(pick)]]
-        more, less = (
-            _read_again(d.kernel, a, b) for a, b in ((pick.var, before), (before[0], [pick.var]))
-        )
-        again = 0 < cache_bytes < more or (cache_bytes > 0 and more > less and _even(nest[0]))
-        if again or not d.try_("reorder", [pick.var, *before]):
-            pick = nest[0]
-    d.try_("parallelize", pick.var)
+    before = [f.var for f in nest[: nest.index(pick)]]
+    if not before:
+        return
+    more, less = (
+        _read_again(d.kernel, a, b) for a, b in ((pick.var, before), (before[0], [pick.var]))
+    )
+    if not (0 < cache_bytes < more or (cache_bytes > 0 and more > less and _even(nest[0]))):
+        d.try_("reorder", [pick.var, *before])
 
 
 def _even(f: For) -> bool:
     """Whether the iterations of a loop come out about even on two threads."""
     return f.extent.is_const and (f.extent.const == 2 or f.extent.const > 3)
+
+
+def _idle(n: int) -> float:
+    """Which part of the time threads wait for the one that has the most of `n` iterations: two of them, or four."""
+    return sum(math.ceil(n / t) / n - 1 / t for t in (2, 4))
+
+
+def _moved(kernel: Kernel, f: For) -> float:
+    """Bytes that each of two threads gets from afar where they share out loop `f`.
+
+    Constants that all iterations read are fetched by each of them. Of maps that all iterations read half lies in the
+    other thread's cache, as kernels leave it that share out rows; the same for maps of which iterations take
+    small pieces all over.
+    """
+    steps, moved = _steps(kernel, f), 0.0
+    for p in kernel.params:
+        b, step = p.buffer, steps.get(p.buffer.name)
+        size = math.prod(b.shape) * b.dtype.bytes
+        span = max((abs(s) * e for s, e in zip(b.strides, b.shape, strict=True)), default=1)
+        if step == 0:
+            moved += size / 2
+        elif step is not None and p.role != "const" and 2 * step * f.extent.const < span:
+            moved += size / 4
+    return moved
+
+
+def _steps(kernel: Kernel, f: For) -> dict[str, int]:
+    """Parameter -> elements from what an iteration of `f` touches to what the next one does, at most."""
+    steps: dict[str, int] = {}
+    known = {p.buffer.name: p.buffer for p in kernel.params}
+    for name, index, _ in accesses(kernel.body):
+        if name in known:
+            step = stride(known[name], index, f.var)
+            steps[name] = max(steps.get(name, 0), 0 if step is None else abs(step))
+    return steps
+
+
+def _joins(kernel: Kernel, f: For, g: For) -> bool:
+    """Whether `f` and the loop `g` inside it cut the same maps, and no constants, into pieces that are all alike."""
+    constants = {p.buffer.name for p in kernel.params if p.role == "const"}
+    cut = [n for x in (f, g) for n, step in _steps(kernel, x).items() if step and n in constants]
+    even = all(s.extent.is_const for s in walk(f.body) if isinstance(s, For))
+    return even and not cut
 
 
 def _read_again(kernel: Kernel, var: str, inside: Sequence[str]) -> int:
