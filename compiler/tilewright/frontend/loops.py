@@ -15,6 +15,7 @@ import onnx
 from tilewright.core.attributes import axis_of
 from tilewright.errors import ModelError
 from tilewright.frontend import limits, nested
+from tilewright.frontend.mapped import mapped
 from tilewright.frontend.node import ForeignNode
 from tilewright.frontend.sequences import element, make, members, stacked
 from tilewright.frontend.tensors import element_type
@@ -152,11 +153,50 @@ def scan(importer: Importer, node: ForeignNode) -> Sequence[str]:
     inputs = list(node.inputs)
     states, walked = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
     axes, directions = node.attr("scan_input_axes", ()), node.attr("scan_input_directions", ())
+    if not any((*directions, *node.attr("scan_output_directions", ()))):
+        stacks = _mapped(importer, node, states, walked, axes)
+        if stacks is not None:
+            places = node.attr("scan_output_axes", ()) or [0] * len(stacks)
+            return [*states, *(_moved(node, v, a) for v, a in zip(stacks, places, strict=True))]
     results = _scan(importer, node, states, walked, axes, directions)
     if not results:
         return ()
     finals, rows = results
     return [*finals, *_scanned(node, rows, node.attr("scan_output_axes", ()))]
+
+
+def _mapped(
+    importer: Importer,
+    node: ForeignNode,
+    states: Sequence[str],
+    walked: Sequence[str],
+    axes: Sequence[int],
+) -> list[str] | None:
+    """Results of a Scan whose iterations have nothing to do with each other, stacked along their first axis; None
+    for any other."""
+    body = _Body(importer, node, len(states) + len(walked))
+    at = [axis_of(axes[i] if axes else 0, node.type_of(v).rank) for i, v in enumerate(walked)]
+    lengths = {node.type_of(v).shape[a] for v, a in zip(walked, at, strict=True)}
+    before, undecided = len(importer.problems), set(importer.undecided)
+    if len(lengths) != 1 or lengths <= {0, 1}:
+        return None
+    try:
+        rows = [_moved(node, v, 0, a) for v, a in zip(walked, at, strict=True)]
+        return mapped(node, states, rows, body.run)
+    finally:
+        del importer.problems[before:]  # unrolling finds those that are ones
+        importer.undecided = undecided
+
+
+def _moved(node: ForeignNode, value: str, to: int, start: int = 0) -> str:
+    """A value with the dim `start` at `to`."""
+    rank = node.type_of(value).rank
+    to = axis_of(to, rank)
+    if to == start:
+        return value
+    order = [d for d in range(rank) if d != start]
+    order.insert(to, start)
+    return node.add("transpose", [value], {"perm": tuple(order)})[0]
 
 
 def _scan(
