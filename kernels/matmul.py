@@ -20,7 +20,7 @@ from tilewright.graph.quantized import IntegerForm, contraction
 from tilewright.loop.builder import KernelBuilder, Reader, add, cast, const, fma
 from tilewright.loop.ir import Kernel
 from tilewright.loop.raised import raised
-from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
+from tilewright.registry import ImportNode, LayoutWish, Operator, Rows, Sample
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import product, product_space
 from tilewright.schedule.trace import Trace
@@ -94,6 +94,19 @@ def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
     return LayoutWish(
         orders={i: tuple(range(t.rank)) for i, t in enumerate(types[:2]) if t is not None}
     )
+
+
+def _rows(types: Sequence[TensorType | None], attrs: Attrs, first: int, end: int) -> Rows | None:
+    """The same rows of A, and all of B."""
+    a, b, bias = (*types, None)[:3]
+    assert a is not None and b is not None
+    whole = bias is None or bias.rank < 2 or bias.shape[-2] == 1
+    return Rows(first, end, attrs) if a.rank == 4 and b.rank <= 4 and whole else None
+
+
+def _apart(types: Sequence[TensorType | None], attrs: Attrs) -> int:
+    """The batch dims."""
+    return max(t.rank for t in types[:2] if t is not None) - 2
 
 
 def _quantized(q: IntegerForm) -> bool:
@@ -264,6 +277,8 @@ OPERATORS = [
         flops=_flops,
         depth=_depth,
         quantized=_quantized,
+        rows=_rows,
+        apart=_apart,
         onnx={
             "MatMul": _import_matmul,
             "Gemm": _import_gemm,

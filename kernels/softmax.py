@@ -17,7 +17,7 @@ from tilewright.errors import ModelError
 from tilewright.graph.ir import Array, Attrs, TensorType
 from tilewright.loop.builder import KernelBuilder, add, const, div, maximum, mul, sub, unary
 from tilewright.loop.ir import Kernel
-from tilewright.registry import ImportNode, LayoutWish, Operator, Sample
+from tilewright.registry import ImportNode, LayoutWish, Operator, Rows, Sample
 from tilewright.schedule.target import Target
 from tilewright.schedule.templates import passes, rows_space
 from tilewright.schedule.trace import Trace
@@ -95,6 +95,14 @@ def _wishes(types: Sequence[TensorType | None], attrs: Attrs) -> LayoutWish:
     return LayoutWish(orders={0: tuple(range(x.rank))} if _axis(attrs) == last else {})
 
 
+def _rows(types: Sequence[TensorType | None], attrs: Attrs, first: int, end: int) -> Rows | None:
+    return None if _axis(attrs) == 2 else Rows(first, end, attrs)
+
+
+def _apart(types: Sequence[TensorType | None], attrs: Attrs) -> int:
+    return _axis(attrs)
+
+
 def _flops(types: Sequence[TensorType | None], attrs: Attrs) -> int:
     assert types[0] is not None
     return 20 * types[0].size
@@ -144,6 +152,8 @@ OPERATORS = [
         samples=_samples,
         flops=_flops,
         depth=_depth,
+        rows=_rows,
+        apart=_apart,
         onnx={onnx: _importer(name)},
         doc=f"{name} along `axis`",
     )

@@ -194,6 +194,8 @@ class Operator:
     onnx       ONNX operator type -> importer; of another domain than ONNX's own `domain::Type`
     rows       maps (rank 4): (input types, attrs, first row, row after the last) -> what a node that makes these
                rows of the output alone needs, or None where it cannot be had; elementwise operators need none
+    apart      (input types, attrs) -> leading dims of the output along which a part needs the same part of the operands
+               (those that broadcast whole), or None where there are none; elementwise operators need none
     alone      the kernel reads elements of its result again (`KernelBuilder.result`), or stores them more
                than once: nothing may be fused behind it
     fold_on_import  whether constant operands make a constant at once, before any pass sees the node
@@ -220,6 +222,7 @@ class Operator:
     depth: Callable[[Sequence[TensorType | None], Attrs], int] = lambda types, attrs: 1
     quantized: Callable[[IntegerForm], bool] | None = None
     rows: Callable[[Sequence[TensorType | None], Attrs, int, int], Rows | None] | None = None
+    apart: Callable[[Sequence[TensorType | None], Attrs], int] | None = None
     onnx: Mapping[str, Importer] = field(default_factory=dict[str, Importer])
     fold_on_import: bool = True
     alone: bool = False

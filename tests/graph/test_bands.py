@@ -38,6 +38,44 @@ def _whole(rng: np.random.Generator, *shape: int) -> Array:
     return rng.integers(-3, 4, shape).astype(np.float32)
 
 
+def _attention(heads: int, length: int, masked: bool) -> Graph:
+    """Scores of every pair of rows, their softmax, what it weighs."""
+    b = _Layers()
+    rng = np.random.default_rng(0)
+    q, k, v = (b.input(n, (2, heads, *s)) for n, s in (("q", (length, 4)), ("k", (4, length)), ("v", (length, 3))))  # fmt: skip
+    scores = b.layer("matmul", q, k)
+    if masked:
+        scores = b.layer("add", scores, b.weights(_whole(rng, 2, 1, 1, length)))
+    made = b.layer("matmul", b.layer("softmax", scores, axis=3), v)
+    return b.done(b.layer("relu", b.layer("transpose", made, perm=(0, 2, 1, 3))))
+
+
+@pytest.mark.parametrize(
+    ("heads", "length", "masked"), [(3, 20, False), (1, 17, True), (4, 16, True)]
+)
+def test_attention_goes_head_by_head_and_some_rows_at_a_time(
+    heads: int, length: int, masked: bool
+) -> None:
+    graph = _attention(heads, length, masked)
+    rng = np.random.default_rng(1)
+    arrays = {n: _whole(rng, *graph.types[n].shape) for n in graph.inputs}
+    want = run(graph, arrays)
+    cut_up = cut_bands(graph, Caches(lambda size: 1e-3 if size > 1024 else 1e9, 1e12))
+    verify(cut_up)
+    assert len([n for n in cut_up.nodes if n.op == "softmax"]) > heads
+    for name, value in run(cut_up, arrays).items():
+        assert np.array_equal(value, want[name])
+    (chain,) = chains(graph)
+    nodes = [n for g in chain for n in g.nodes]
+    for rows, parts in ((length, 1), (4, 0), (3, 2)):
+        made = cut(graph, nodes, rows, parts if parts < heads else 0)
+        verify(made)
+        session = Session(build(made, without={"cut_bands"}))
+        session.set_inputs(arrays)
+        for got, name in zip(session.run(), graph.outputs, strict=True):
+            np.testing.assert_allclose(got, want[name], rtol=1e-5, atol=1e-6)
+
+
 @st.composite
 def _graphs(draw: st.DrawFn) -> Graph:
     """A chain of layers over maps, some of which are also added or read again by the next but one."""
