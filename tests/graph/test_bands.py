@@ -8,7 +8,7 @@ from graph_helpers import Builder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tilewright.graph.bands import ROWS, cut
+from tilewright.graph.bands import ROWS, cut, layer_of
 from tilewright.graph.interp import run
 from tilewright.graph.ir import Array, AttrValue, Graph
 from tilewright.graph.layout import assign_layouts
@@ -247,3 +247,9 @@ def test_an_arena_as_small_as_asked_for() -> None:
         session.set_inputs([x])
         got.append(np.array(session.run()[0]))
     assert np.array_equal(got[0], got[1]) and np.array_equal(got[0], got[2])
+
+
+def test_the_layer_of_a_band() -> None:
+    assert layer_of("conv/band12") == ("conv", True)
+    assert layer_of("conv/bands") == ("conv/bands", False)
+    assert layer_of("conv") == ("conv", False)

@@ -164,7 +164,10 @@ def _compile(
 
 def _in_bands(program: Program) -> str:
     """What it took to fit into the memory."""
-    layers = {n.partition("/band")[0] for s in program.steps for n in s.nodes if "/band" in n}
+    from tilewright.graph.bands import layer_of
+
+    named = [layer_of(n) for s in program.steps for n in s.nodes]
+    layers = {layer for layer, banded in named if banded}
     return (
         f"{len(layers)} layers are computed in bands of rows, some rows twice, to fit into the RAM"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,8 @@ from tilewright.device.board_model import BoardModel
 from tilewright.device.gpu_model import GpuModel
 from tilewright.device.linux_model import RemoteModel
 from tilewright.errors import ModelError
+from tilewright.graph.bands import layer_of
+from tilewright.program import Step
 from tilewright.runtime.binding import woven
 from tilewright.runtime.model import Array, Model
 
@@ -158,17 +161,33 @@ def _profile(compiled: api.CompiledModel, arrays: list[Array]) -> None:
         table.add_column(
             column, justify="right" if column not in ("operators", "first node") else "left"
         )
-    for t, s in sorted(zip(times, steps, strict=True), key=lambda p: -p[0]):
-        best = max(s.flops / roof.flops, s.bytes / roof.bandwidth)
+    for t, flops, size, label, node in sorted(_rows(times, steps), reverse=True):
+        best = max(flops / roof.flops, size / roof.bandwidth)
         table.add_row(
-            f"{t * 1e6:.1f} us", f"{t / total:.1%}", f"{s.flops / t / 1e9:.1f}", f"{s.bytes / t / 1e9:.1f}",
-            f"{min(best / t, 9.99):.0%}", s.label, s.nodes[0] if s.nodes else "",
+            f"{t * 1e6:.1f} us", f"{t / total:.1%}", f"{flops / t / 1e9:.1f}", f"{size / t / 1e9:.1f}",
+            f"{min(best / t, 9.99):.0%}", label, escape(node),
         )  # fmt: skip
     console.print(table)
     console.print(
         f"sum of kernels {total * 1e3:.3f} ms; roofline: {roof.flops / 1e9:.0f} GFLOP/s, "
         f"{roof.bandwidth / 1e9:.0f} GB/s (cache resident), measured just now"
     )
+
+
+def _rows(
+    times: Sequence[float], steps: Sequence[Step]
+) -> Iterator[tuple[float, int, int, str, str]]:
+    """Time, operations, bytes, operators and first node of every step; bands of a layer are one row."""
+    layers: dict[tuple[str, str], list[tuple[float, Step]]] = {}
+    for i, (t, s) in enumerate(zip(times, steps, strict=True)):
+        layer, banded = layer_of(s.nodes[0]) if s.nodes else ("", False)
+        layers.setdefault((s.label, layer) if banded else ("", str(i)), []).append((t, s))
+    for (_, layer), made in layers.items():
+        step = made[0][1]
+        first = step.nodes[0] if step.nodes else ""
+        shown = f"{layer} ({len(made)} bands)" if len(made) > 1 else first
+        flops, size = sum(s.flops for _, s in made), sum(s.bytes for _, s in made)
+        yield sum(t for t, _ in made), flops, size, step.label, shown
 
 
 def _profile_board(compiled: BoardModel, arrays: list[Array]) -> None:

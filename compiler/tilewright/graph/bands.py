@@ -23,6 +23,9 @@ RANK, ROWS, HEADS = 4, 2, 1
 #: First row and the one after the last.
 Span = tuple[int, int]
 
+#: What comes between the name of a node and the number of its band.
+_BAND = "/band"
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
@@ -75,6 +78,12 @@ def spans(
             low, high = out.get(name, (first, end))
             out[name] = (min(low, first), max(high, end))
     return out
+
+
+def layer_of(node: str) -> tuple[str, bool]:
+    """The name of a node without that of its band, and whether it has one."""
+    name, mark, number = node.rpartition(_BAND)
+    return (name, True) if mark and number.isdigit() else (node, False)
 
 
 def bands(height: int, rows: int) -> list[Span]:
@@ -177,7 +186,7 @@ class _Cutter:
             here[value] = made
             chain.append(
                 node.with_(
-                    name=f"{node.name}/band{k}", inputs=tuple(inputs), outputs=(made,),
+                    name=f"{node.name}{_BAND}{k}", inputs=tuple(inputs), outputs=(made,),
                     attrs=wanted.attrs,
                 )
             )  # fmt: skip
