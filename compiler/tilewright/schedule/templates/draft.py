@@ -141,8 +141,9 @@ def _even(f: For) -> bool:
 
 
 def _idle(n: int) -> float:
-    """Which part of the time threads wait for the one that has the most of `n` iterations: two of them, or four."""
-    return sum(math.ceil(n / t) / n - 1 / t for t in (2, 4))
+    """Which part of the time threads wait for the one that has the most of `n` iterations: two, and four half as much."""
+    two, four = (math.ceil(n / t) / n - 1 / t for t in (2, 4))
+    return two + four / 2
 
 
 def _moved(kernel: Kernel, f: For) -> float:
@@ -150,7 +151,7 @@ def _moved(kernel: Kernel, f: For) -> float:
 
     Constants that all iterations read are fetched by each of them. Of maps that all iterations read half lies in the
     other thread's cache, as kernels leave it that share out rows; the same for maps of which iterations take
-    small pieces all over.
+    small pieces all over, and who reads such a result will have to fetch half of it again.
     """
     steps, moved = _steps(kernel, f), 0.0
     for p in kernel.params:
@@ -160,7 +161,7 @@ def _moved(kernel: Kernel, f: For) -> float:
         if step == 0:
             moved += size / 2
         elif step is not None and p.role != "const" and 2 * step * f.extent.const < span:
-            moved += size / 4
+            moved += size / (2 if p.role == "out" else 4)
     return moved
 
 
