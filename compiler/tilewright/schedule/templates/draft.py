@@ -94,7 +94,7 @@ def share_out(d: Draft, work: int, target: Target, move: bool = False) -> None:
     for i, f in enumerate(nest):
         if f not in _free(nest):
             continue
-        moved, n = _moved(d.kernel, f) / target.l3_rate, f.extent.const
+        moved, n = _moved(d.kernel, f, target.l2_bytes // 2) / target.l3_rate, f.extent.const
         ways.append((moved + _idle(n) * cycles, f.var, ""))
         if nest[i + 1 :] and nest[i + 1] in _free(nest) and _joins(d.kernel, f, nest[i + 1]):
             n *= nest[i + 1].extent.const
@@ -146,12 +146,13 @@ def _idle(n: int) -> float:
     return two + four / 2
 
 
-def _moved(kernel: Kernel, f: For) -> float:
+def _moved(kernel: Kernel, f: For, near: int) -> float:
     """Bytes that each of two threads gets from afar where they share out loop `f`.
 
-    Constants that all iterations read are fetched by each of them. Of maps that all iterations read half lies in the
-    other thread's cache, as kernels leave it that share out rows; the same for maps of which iterations take
-    small pieces all over, and who reads such a result will have to fetch half of it again.
+    Constants that all iterations read are fetched by each of them, and where the `near` bytes of a cache do not hold
+    them, again for each of the pieces, about three, in which a thread takes its share. Of maps that all iterations read
+    half lies in the other thread's cache, as kernels leave it that share out rows; the same for maps of which
+    iterations take small pieces all over, and who reads such a result will have to fetch half of it again.
     """
     steps, moved = _steps(kernel, f), 0.0
     for p in kernel.params:
@@ -159,7 +160,7 @@ def _moved(kernel: Kernel, f: For) -> float:
         size = math.prod(b.shape) * b.dtype.bytes
         span = max((abs(s) * e for s, e in zip(b.strides, b.shape, strict=True)), default=1)
         if step == 0:
-            moved += size / 2
+            moved += size * (2.5 if p.role == "const" and size > near else 0.5)
         elif step is not None and p.role != "const" and 2 * step * f.extent.const < span:
             moved += size / (2 if p.role == "out" else 4)
     return moved
