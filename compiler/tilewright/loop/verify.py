@@ -7,7 +7,7 @@ grows with a variable is largest at its last iteration, whose value may depend o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tilewright.core.dtypes import BOOL, I64
@@ -46,7 +46,8 @@ from tilewright.loop.ir import (
     Store,
     Unary,
 )
-from tilewright.loop.rewrite import children, walk
+from tilewright.loop.rewrite import children
+from tilewright.loop.sharing import wrong_sharing
 
 _FLOAT_ONLY = frozenset({"sqrt", "rsqrt", "exp", "log", "tanh", "erf", "sigmoid", "sin", "cos"})
 
@@ -99,27 +100,9 @@ class _Verifier:
         if len(scope.buffers) != len(self.kernel.params):
             raise self.error("two parameters have the same name")
         self.block(self.kernel.body, scope)
-        if len(set(self.threads(self.kernel.body, ()))) > 1:
-            raise self.error("parallel loops of several extents")
+        if reason := wrong_sharing(self.kernel):
+            raise self.error(reason)
         return self.unproved
-
-    def threads(self, block: Block, around: tuple[str, ...]) -> Iterator[Ix]:
-        """Extents of parallel loops. What stands around them runs on every thread: sizes, serial loops, branches."""
-        if not any(isinstance(s, For) and s.kind == "parallel" for s in walk(block)):
-            return
-        for s in block:
-            if not any(isinstance(x, For) and x.kind == "parallel" for x in walk((s,))):
-                if not isinstance(s, Let):
-                    raise self.error("every thread would do what stands next to a parallel loop")
-            elif isinstance(s, If):
-                yield from self.threads((*s.then, *s.orelse), around)
-            elif isinstance(s, For) and s.kind == "serial":
-                yield from self.threads(s.body, (*around, s.var))
-            elif isinstance(s, For):
-                inside = any(isinstance(x, For) and x.kind == "parallel" for x in walk(s.body))
-                if s.kind != "parallel" or inside or variables(s.extent) & set(around):
-                    raise self.error(f"threads cannot share out loops of `{s.var}`")
-                yield s.extent
 
     def error(self, text: str) -> IRError:
         return IRError(f"{self.kernel.name}: {text}")

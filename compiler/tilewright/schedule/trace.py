@@ -15,6 +15,7 @@ from typing import Any
 
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import Kernel
+from tilewright.loop.sharing import wrong_sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ def apply(kernel: Kernel, trace: Sequence[Step]) -> Kernel:
     for s in trace:
         try:
             kernel = known[s.primitive](kernel, *s.args)
+            if reason := wrong_sharing(kernel):
+                raise ScheduleError(f"{reason}: do this before `parallelize`")
         except ScheduleError as err:
             raise ScheduleError(f"{kernel.name}: {s}: {err}") from None
     return kernel
