@@ -40,7 +40,7 @@ def command(
     ] = 1e-4,
     limit: Annotated[float, typer.Option(help="seconds a model may take")] = 1800.0,
     lines: Annotated[
-        Path | None, typer.Option("--json", help="write every row as a line of JSON")
+        Path | None, typer.Option("--json", help="write every row as a line of JSON, as it is made")
     ] = None,
     table: Annotated[bool, typer.Option("--markdown", help="print a table for documents")] = False,
 ) -> None:
@@ -50,12 +50,15 @@ def command(
     if suite_name is not None:
         names += [m.name for m in suite(suite_name) if m.name not in names]
     rows: list[Row] = []
+    if lines is not None:
+        lines.write_text("", encoding="utf-8")
     for name in names or list(zoo()):
         rows.append(survey(name, target, parse_shapes(shape), seeds, tolerance, limit))
+        if lines is not None:  # at once: all models take long
+            with lines.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(asdict(rows[-1])) + "\n")
         if not table:
             console.print(escape(f"{name}: {agreement(rows[-1])}"), soft_wrap=True)
-    if lines is not None:
-        lines.write_text("".join(json.dumps(asdict(r)) + "\n" for r in rows), encoding="utf-8")
     if table:
         print(markdown(rows))
     else:
