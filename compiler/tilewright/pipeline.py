@@ -228,8 +228,7 @@ def _grouped(
 ) -> tuple[Placement, list[Group]]:
     """The optimised graph with memory orders, and what becomes one kernel each."""
     progress("optimise", 0.0)
-    optimised = optimize(graph, tuple(p for p in PASSES if p.__name__ not in without))
-    optimised = adapt(optimised, target, variants, without)
+    optimised = rewritten(graph, target, variants, without)
     if arena is not None:
         optimised = fit_bands(optimised, arena, lambda g: _usage(g, target))
     verify_graph(optimised)
@@ -254,6 +253,14 @@ def _usage(graph: Graph, target: Target) -> Usage:
         steps[-1].append(group.output)
     size, alive = busiest(allocations(place, steps), target.align)
     return Usage(size, {a.name for a in alive})
+
+
+def rewritten(
+    graph: Graph, target: Target, variants: Chooser, without: Set[str] = frozenset()
+) -> Graph:
+    """The graph after its passes and those of the target."""
+    optimised = optimize(graph, tuple(p for p in PASSES if p.__name__ not in without))
+    return adapt(optimised, target, variants, without)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from tilewright.core.dtypes import F32, U32
 from tilewright.core.index import Ix, ix
 from tilewright.errors import ScheduleError
 from tilewright.loop.ir import Alloc, Binary, Expr, For, Kernel, Load, Param, Store, dense
+from tilewright.loop.parse import parse
 from tilewright.loop.passes.specialize_tails import specialize_tails
 from tilewright.loop.rewrite import loops, walk
 from tilewright.loop.verify import prove_bounds, verify
@@ -36,6 +37,20 @@ def test_every_primitive_is_a_file_with_a_function_of_its_name() -> None:
         "rfactor",
         "hold",
     } <= set(primitives())
+
+
+def test_a_vector_has_as_many_lanes_as_registers_hold() -> None:
+    """What is longer LLVM does not compile in an hour."""
+    kernel = negated(513)
+    with pytest.raises(ScheduleError, match="at most 512 lanes"):
+        apply(kernel, (step("vectorize", "i"),))
+    apply(kernel, (step("split", "i", 512, "o", "j"), step("vectorize", "j")))
+
+
+def negated(n: int) -> Kernel:
+    return parse(
+        f"kernel k(x: f32[{n}], out y: f32[{n}])\n  for i in {n}:\n    y[i] = neg(x[i]:f32)\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tilewright.testing.fuzz import Report
 
 NAME = "fuzz"
+TOO_LONG = "LLVM needs more than a minute for them, or all else more than 20 seconds"
 
 
 def command(
@@ -90,9 +91,7 @@ def command(
         + (f"[red]{len(found.failures)} failures[/red]" if found.failures else "no failure")
     )
     if found.unjudged:
-        console.print(
-            f"{found.unjudged} examples were not judged: LLVM needs more than a minute for what they make"
-        )
+        console.print(f"{found.unjudged} examples were not judged: {TOO_LONG}")
     if not found.names:
         raise typer.BadParameter("none of these operators has a sample that needs a kernel")
     if found.failures:
@@ -124,6 +123,8 @@ def _search_graphs(target: str, seconds: float, seed: int, output: Path) -> None
         f"{found.examples} graphs on {target} in {found.seconds:.0f} s: "
         + (f"[red]{len(found.failures)} failures[/red]" if found.failures else "no failure")
     )
+    if found.unjudged:
+        console.print(f"{found.unjudged} graphs were not judged: {TOO_LONG}")
     if found.failures:
         raise typer.Exit(1)
 

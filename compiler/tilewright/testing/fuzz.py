@@ -2,7 +2,8 @@
 
 In: operators, a target, a time. Out: a `Report`: failing cases, made small, and what was covered.
 Invariant: every failure is written down as a case that replays without Hypothesis; the search goes on after one,
-with other operators. It ends when its time is over; a failure found last is made small for at most `GRACE` more.
+with other operators. It ends when its time is over, whatever an example does (`testing.watch`); a failure found last is made
+small and examined for at most three times `GRACE` more.
 """
 
 from __future__ import annotations
@@ -13,27 +14,24 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.errors import Flaky
-
-from tilewright.errors import ScheduleError, TilewrightError
 from tilewright.loop.ir import For
 from tilewright.loop.rewrite import walk
 from tilewright.registry import operators
 from tilewright.schedule.target import Target, load_target
 from tilewright.schedule.trace import apply, primitives
+from tilewright.testing.blame import blame
 from tilewright.testing.case import Case, Failure
-from tilewright.testing.minimise import blame, minimise
+from tilewright.testing.minimise import minimise, narrowed
 from tilewright.testing.oracles import judge
+from tilewright.testing.rounds import ROUND, one_round
 from tilewright.testing.strategies import cases
 from tilewright.testing.subjects import testable
-from tilewright.testing.worker import Unjudged
+from tilewright.testing.watch import Over, Slow, Watch
 
-#: Examples that Hypothesis plans at a time; failures after which the search ends.
-ROUND = 40
+#: Failures after which the search ends.
 ENOUGH = 10
-#: Seconds that Hypothesis and, after it, `minimise` may each spend on a failure; seconds that each is given where
-#: the search's own time is over.
+#: Seconds that Hypothesis, `minimise` and `blame` may each spend on a failure; seconds that each is given where the
+#: search's own time is over.
 SHRINK, GRACE = 40.0, 15.0
 
 
@@ -101,17 +99,9 @@ class Report:
     seconds: float = 0.0
     examples: int = 0
     unjudged: int = 0
-    """Examples that LLVM did not compile in time: their code is not known to be right."""
+    """Examples that took too long, in this process or in LLVM: they are not known to be right."""
     failures: list[Case] = field(default_factory=list[Case])
     coverage: Coverage = field(default_factory=Coverage)
-
-
-class _Found(Exception):
-    """An example failed; Hypothesis makes it smaller."""
-
-
-class _Over(BaseException):
-    """Time is over. No `Exception`: Hypothesis would take it for a failure of the example."""
 
 
 def fuzz(
@@ -126,11 +116,11 @@ def fuzz(
     shrink: float = SHRINK,
 ) -> Report:
     """Try kernels of operators for `seconds`, at most `most` examples, until `enough` failures are found;
-    `start` is the first seed, `shrink` the most seconds for making one small, twice."""
+    `start` is the first seed, `shrink` the most seconds for each part of making one small."""
     machine = target if isinstance(target, Target) else load_target(target)
+    begin, turn = time.monotonic(), start
     usable = [n for n in names if testable(n)]
     out = Report(machine.name, tuple(usable))
-    begin, turn = time.monotonic(), start
     while usable and len(out.failures) < enough:
         left = seconds - (time.monotonic() - begin)
         if left <= 0 or (most is not None and out.examples >= most):
@@ -149,7 +139,10 @@ def fuzz(
         turn += 1
         if failed is not None:
             small = minimise(failed, test, _allowed(begin + seconds, shrink))
-            out.failures.append(small.with_(guilty=blame(small)) if test is judge else small)
+            out.failures.append(small)
+            with suppress(Over, Slow), Watch(time.monotonic() + _allowed(begin + seconds, shrink)):
+                if test is judge:
+                    out.failures[-1] = small.with_(guilty=blame(small))
             usable = [n for n in usable if n != failed.operator]
         out.seconds = time.monotonic() - begin
         report(out)
@@ -173,43 +166,24 @@ def _round(
     shrink: float,
 ) -> Case | None:  # fmt: skip
     """Some examples; the smallest failing one, if one failed."""
-    last: list[Case] = []
-    stop = end
 
-    @seed(turn)
-    @settings(
-        max_examples=ROUND, deadline=None, database=None, report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink),
-    )  # fmt: skip
-    @given(cases(target, names))
-    def check(case: Case) -> None:
-        nonlocal stop
-        if time.monotonic() > stop or (not last and most is not None and out.examples >= most):
-            raise _Over
-        if not last:
-            out.examples += 1
-            out.coverage.note(case)
-            report(out)
-        try:
-            failure = test(case)
-        except ScheduleError:
-            return
-        except Unjudged:
-            out.unjudged += 1
-            return
-        except TilewrightError as err:
-            failure = Failure("compile", str(err))
-        except Exception as err:  # a bug of the compiler, or of the tests themselves
-            failure = Failure("error", f"{type(err).__name__}: {err}")
-        if failure is not None:
-            if not last:
-                stop = time.monotonic() + _allowed(end, shrink)
-            last.append(case.with_(failure=failure))
-            raise _Found(str(failure))
+    def note(case: Case) -> None:
+        if most is not None and out.examples >= most:
+            raise Over
+        out.examples += 1
+        out.coverage.note(case)
+        report(out)
 
-    with suppress(_Found, _Over, Flaky):  # a failure that did not come again was one
-        check()
-    return last[-1] if last else None
+    def judged(case: Case, first: Failure | None) -> Failure | None:
+        return test(narrowed(case, first))
+
+    def unjudged() -> None:
+        out.unjudged += 1
+
+    found = one_round(
+        cases(target, names), turn, end, lambda: _allowed(end, shrink), note, judged, unjudged
+    )
+    return found[0].with_(failure=found[1]) if found else None
 
 
 def all_names() -> list[str]:

@@ -71,9 +71,11 @@ GRAPH_MUTANTS: tuple[GraphMutant, ...] = (
 
 @contextmanager
 def planted(mutant: GraphMutant) -> Iterator[None]:
-    """A worker with one bug more."""
-    graphs.worker().submit(exec, mutant.statements, {}).result()
+    """Workers with one bug more."""
+    graphs.forget_worker()
+    graphs.BUGS.append(mutant.statements)
     try:
         yield
     finally:
+        graphs.BUGS.pop()
         graphs.forget_worker()

@@ -14,15 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from hypothesis.errors import Flaky
 
 from tilewright.core.dtypes import U8
 from tilewright.graph.ir import Graph, TensorType
 from tilewright.testing.graph_bytes import BYTE_KINDS
 from tilewright.testing.graph_maker import LARGEST, MOST_ELEMENTS, Draw, Maker, is_byte, is_sum
 from tilewright.testing.graphs import GraphCase, blame, judge, minimise
+from tilewright.testing.rounds import one_round
+from tilewright.testing.watch import Over, Slow, Watch
 
 #: Drawn pieces of a graph: one node each, or a few between bytes and bytes.
 MOST_PIECES = 8
@@ -176,17 +176,11 @@ class GraphReport:
     """What came of a search: graphs tried, how often each operator was in one, failures made small."""
 
     examples: int = 0
+    unjudged: int = 0
+    """Graphs that took too long: their code is not known to be right."""
     seconds: float = 0.0
     operators: Counter[str] = field(default_factory=Counter[str])
     failures: list[GraphCase] = field(default_factory=list[GraphCase])
-
-
-class _Found(Exception):
-    """A graph failed; Hypothesis makes it smaller."""
-
-
-class _Over(BaseException):
-    """Time is over. No `Exception`: Hypothesis would take it for a failure of the graph."""
 
 
 def fuzz_graphs(
@@ -199,7 +193,7 @@ def fuzz_graphs(
     shrink: float = SHRINK,
 ) -> GraphReport:
     """Try graphs for `seconds`, at most `most` of them, until `enough` have failed; `start` is the first seed,
-    `shrink` the most seconds for making one small, twice."""
+    `shrink` the most seconds for each part of making one small."""
     out, begin, turn = GraphReport(), time.monotonic(), start
     while len(out.failures) < enough:
         out.seconds = time.monotonic() - begin
@@ -209,7 +203,9 @@ def fuzz_graphs(
         turn += 1
         if failed is not None:
             small = minimise(failed, seconds=_allowed(begin + seconds, shrink))
-            out.failures.append(replace(small, guilty=blame(small)))
+            out.failures.append(small)
+            with suppress(Over, Slow), Watch(time.monotonic() + _allowed(begin + seconds, shrink)):
+                out.failures[-1] = replace(small, guilty=blame(small))
     out.seconds = time.monotonic() - begin
     return out
 
@@ -224,30 +220,18 @@ def _round(
     report: Callable[[GraphReport], None], most: int | None, shrink: float,
 ) -> GraphCase | None:  # fmt: skip
     """Some graphs; the smallest failing one, if one failed."""
-    last: list[GraphCase] = []
-    stop = end
 
-    @seed(turn)
-    @settings(
-        max_examples=40, deadline=None, database=None, report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink),
+    def note(case: GraphCase) -> None:
+        if most is not None and out.examples >= most:
+            raise Over
+        out.examples += 1
+        out.operators.update({n.op for n in case.graph.nodes})
+        report(out)
+
+    def unjudged() -> None:
+        out.unjudged += 1
+
+    found = one_round(
+        graph_cases(target), turn, end, lambda: _allowed(end, shrink), note, lambda case, _: judge(case), unjudged
     )  # fmt: skip
-    @given(graph_cases(target))
-    def check(case: GraphCase) -> None:
-        nonlocal stop
-        if time.monotonic() > stop or (not last and most is not None and out.examples >= most):
-            raise _Over
-        if not last:
-            out.examples += 1
-            out.operators.update({n.op for n in case.graph.nodes})
-            report(out)
-        failure = judge(case)
-        if failure is not None:
-            if not last:
-                stop = time.monotonic() + _allowed(end, shrink)
-            last.append(replace(case, failure=failure))
-            raise _Found(str(failure))
-
-    with suppress(_Found, _Over, Flaky):  # a failure that did not come again was one
-        check()
-    return last[-1] if last else None
+    return replace(found[0], failure=found[1]) if found else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
@@ -24,12 +25,14 @@ from tilewright.graph.ir import Array, Graph, TensorType
 from tilewright.graph.passes.eliminate_dead import eliminate_dead
 from tilewright.graph.text import parse, to_text
 from tilewright.graph.verify import verify
-from tilewright.pipeline import build, stages
+from tilewright.pipeline import build, rewritten, stages
 from tilewright.schedule.target import load_target
 from tilewright.session import Session
 from tilewright.testing.case import SCHEMA, Failure
-from tilewright.testing.worker import PATIENCE
-from tilewright.tune.workers import LocalExecutor, WorkerLost
+from tilewright.testing.watch import Over, Slow, Watch
+from tilewright.testing.worker import PATIENCE, Unjudged
+from tilewright.tune.library import load_library
+from tilewright.tune.workers import LocalExecutor, WorkerLost, WorkerTimeout
 
 #: Smallest and largest input, by type.
 _INPUTS = {"i8": (-128, 127), "u8": (0, 255), "i32": (-99_999, 99_999)}
@@ -85,12 +88,16 @@ def compiled_results(case: GraphCase, without: Set[str], poison: int, checked: b
 
 
 _workers: list[LocalExecutor] = []
+#: Statements that plant bugs in each process that compiles graphs (`graph_mutants`).
+BUGS: list[str] = []
 
 
 def worker() -> LocalExecutor:
     """The process that compiles and runs graphs."""
     if not _workers:
         _workers.append(LocalExecutor(1, 60.0, PATIENCE))
+        for statements in BUGS:
+            _workers[0].submit(exec, statements, {}).result()
     return _workers[0]
 
 
@@ -98,6 +105,22 @@ def forget_worker() -> None:
     """End that process; the next graph gets another one."""
     while _workers:
         _workers.pop().shutdown(wait=False, cancel_futures=True)
+
+
+def _ask(fn: Callable[..., Any], *args: Any) -> Any:
+    """What a function gives or raises in that process."""
+    future = worker().submit(fn, *args)
+    try:
+        return future.result()
+    except WorkerTimeout:
+        forget_worker()
+        raise Unjudged("compiling the graph takes too long") from None
+    except WorkerLost:
+        forget_worker()
+        raise
+    finally:
+        if not future.done():  # who waited was interrupted: so is the job
+            forget_worker()
 
 
 def judge(case: GraphCase, without: Set[str] = frozenset()) -> Failure | None:
@@ -108,7 +131,9 @@ def judge(case: GraphCase, without: Set[str] = frozenset()) -> Failure | None:
     for poison, checked in ((POISONS[0], False), (POISONS[1], True)):
         how = "checked code" if checked else "compiled"
         try:
-            got = worker().submit(compiled_results, case, without, poison, checked).result()
+            got = _ask(compiled_results, case, without, poison, checked)
+        except Unjudged:
+            raise
         except WorkerLost as err:
             return Failure("graph", f"{how}: {err}")
         except (Stopped, TilewrightError) as err:
@@ -123,15 +148,37 @@ def judge(case: GraphCase, without: Set[str] = frozenset()) -> Failure | None:
 
 
 def blame(case: GraphCase) -> str:
-    """The stage without which the case passes: of several the one that makes it fail on its own, else the first."""
+    """The stage to blame: the first graph pass whose result means something else, as the operators' references say.
+    Else one without which the case passes: of several one that makes it fail with all others off, or the last one,
+    for what stands before it only made what it did wrong."""
     every = stages()
     if judge(case, frozenset(every)) is not None:
         return "lowering, schedule or code generation: it fails without any graph stage"
+    first = _ask(changes_meaning, case)
+    if first:
+        return f"stage {first}"
     needed = [name for name in every if judge(case, {name}) is None]
-    alone = (n for n in needed if len(needed) > 1 and judge(case, frozenset(every) - {n}))
+    alone = [n for n in needed if len(needed) > 1 and judge(case, frozenset(every) - {n})]
     if needed:
-        return f"stage {next(alone, needed[0])}"
+        return f"stage {(alone or needed[-1:])[0]}"
     return "stages together: it passes without any of them, and fails without any single one"
+
+
+def changes_meaning(case: GraphCase) -> str:
+    """The first pass that, after all before it, makes another graph of it, or nothing. Runs in a worker process."""
+    machine = load_target(case.target)
+    choose = load_library(machine).chooser(machine, winograd=False)
+    inputs, want = case.inputs(), interp.run(case.graph, case.inputs())
+    every = stages()
+    for i, name in enumerate(every):
+        try:
+            made = rewritten(case.graph, machine, choose, frozenset(every[i + 1 :]))
+            got = interp.run(made, inputs)
+        except Exception:  # whatever its nodes are: they were right before
+            return name
+        if any((got[n] != a).any() for n, a in want.items()):
+            return name
+    return ""
 
 
 # ---------------------------------------------------------------- making smaller
@@ -142,21 +189,21 @@ def minimise(
     test: Callable[[GraphCase], Failure | None] = judge,
     seconds: float = 60.0,
 ) -> GraphCase:
-    """A case with fewer nodes that still fails."""
-    end = time.monotonic() + seconds
+    """A case with fewer nodes that still fails. Graphs are few enough to try all ways of making one smaller."""
     best, shrunk = case, True
-    while shrunk and time.monotonic() < end:
-        shrunk = False
-        for candidate in _smaller(best):
-            try:
-                failure = test(candidate)
-            except TilewrightError:
-                continue
-            if failure is not None:
-                best, shrunk = replace(candidate, failure=failure), True
-                break
-            if time.monotonic() > end:
-                break
+    with suppress(Over), Watch(time.monotonic() + seconds) as watch:
+        while shrunk:
+            shrunk = False
+            for candidate in _smaller(best):
+                watch.check()
+                watch.begin()
+                try:
+                    failure = test(candidate)
+                except (TilewrightError, Slow):
+                    continue
+                if failure is not None:
+                    best, shrunk = replace(candidate, failure=failure), True
+                    break
     return best
 
 

@@ -46,8 +46,9 @@ from tilewright.testing.case import Case, Failure, iterations
 from tilewright.testing.native import Array, Native
 from tilewright.testing.on_device import can_emulate, outcomes
 from tilewright.testing.ring import ring
-from tilewright.testing.worker import Outcome, Worker, shared
+from tilewright.testing.worker import Outcome, Unjudged, Worker, shared
 from tilewright.tune.admit import admit, finish, formed
+from tilewright.tune.workers import WorkerLost
 
 #: Statements that interpreters are given at most.
 INTERPRETED = 30_000
@@ -75,11 +76,9 @@ def judge(case: Case, worker: Worker | None = None) -> Failure | None:
         return wrong
     at_work = worker or shared()
     for name in case.oracles or names(target):
-        oracle = _ORACLES.get(name) or _ELSEWHERE.get(name)
+        oracle = ORACLES.get(name)
         if oracle is None:
-            raise TilewrightError(
-                f"there is no oracle `{name}` (there are: {', '.join((*_ORACLES, *_ELSEWHERE))})"
-            )
+            raise TilewrightError(f"there is no oracle `{name}` (there are: {', '.join(ORACLES)})")
         found = oracle(_Subject(case, target, made, at_work))
         if found is not None:
             return replace(found, oracle=name)
@@ -233,10 +232,19 @@ def _gpu(s: _Subject) -> Failure | None:
 
 def _ptx(s: _Subject) -> Failure | None:
     try:
-        to_assembly(emit_cuda([s.made], s.target), s.target)
+        s.worker.call(_assembly, s.made, s.target)
+    except Unjudged:
+        raise
+    except WorkerLost as err:
+        return Failure("", f"LLVM ends the process: {err}")
     except TilewrightError as err:
         return Failure("", str(err))
     return None
+
+
+def _assembly(kernel: Kernel, target: Target) -> None:
+    """Generate a GPU's code. Runs in a worker: nothing interrupts LLVM but the end of its process."""
+    to_assembly(emit_cuda([kernel], target), target)
 
 
 def _schedule(s: _Subject) -> Failure | None:
@@ -295,6 +303,8 @@ _ORACLES: dict[str, Callable[[_Subject], Failure | None]] = {
 _ELSEWHERE: dict[str, Callable[[_Subject], Failure | None]] = {
     "gpu": _gpu, "ptx": _ptx, "schedule": _schedule, "device": _device,
 }  # fmt: skip
+#: All of them by name; `static` is no oracle to ask for: it judges every case.
+ORACLES = {**_ORACLES, **_ELSEWHERE}
 
 
 # ---------------------------------------------------------------- helpers

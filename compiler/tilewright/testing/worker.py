@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from typing import Any
 from tilewright.errors import TilewrightError
 from tilewright.testing.native import COMPILED, Array, Native, Outside, Spilled, execute
 from tilewright.tune.workers import LocalExecutor, WorkerLost, WorkerTimeout
+
+_TOO_LONG = "the optimiser needs too long for what this schedule makes"
 
 #: Times as long as its processor time a job may take by the clock.
 PATIENCE = 8.0
@@ -45,7 +47,7 @@ class Worker:
     processor longer than `seconds`: more than kernels of tests ever need, however busy the machine is."""
 
     def __init__(self, seconds: float = 60.0, mutant: str = "", optimised: bool = True) -> None:
-        self._mutant, self._optimised = mutant, optimised
+        self._mutant, self._optimised, self._seconds = mutant, optimised, seconds
         self._executor = LocalExecutor(1, seconds, PATIENCE)
         self._folder = tempfile.TemporaryDirectory(prefix="tilewright-worker-")
         self._faults = Path(self._folder.name) / "fault.json"
@@ -58,13 +60,10 @@ class Worker:
         try:
             faults, fast = str(self._faults), job.optimised and self._optimised
             whole = replace(job, faults=faults, mutant=self._mutant, optimised=fast)
-            future = self._executor.submit(execute, whole)
-            return Outcome(future.result())
+            return Outcome(self._answer(execute, whole))
         except WorkerTimeout:
             if not self._compiled.exists():
-                raise Unjudged(
-                    "the optimiser needs too long for what this schedule makes"
-                ) from None
+                raise Unjudged(_TOO_LONG) from None
             return Outcome(problem="hang", message="the kernel does not end")
         except WorkerLost as err:
             return self._crashed(str(err))
@@ -77,6 +76,22 @@ class Worker:
             return Outcome(problem="outside", message=str(err), buffer=buffer)
         except TilewrightError as err:
             return Outcome(problem="refused", message=str(err))
+
+    def call(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """What a function gives or raises there; `Unjudged` if it takes too long."""
+        try:
+            return self._answer(fn, *args)
+        except WorkerTimeout:
+            raise Unjudged(_TOO_LONG) from None
+
+    def _answer(self, fn: Callable[..., Any], *args: Any) -> Any:
+        future = self._executor.submit(fn, *args)
+        try:
+            return future.result()
+        finally:
+            if not future.done():  # who waited was interrupted: so is the job
+                self._executor.shutdown(wait=False, cancel_futures=True)
+                self._executor = LocalExecutor(1, self._seconds, PATIENCE)
 
     def _crashed(self, message: str) -> Outcome:
         try:
