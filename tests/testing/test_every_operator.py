@@ -13,6 +13,7 @@ from tilewright.testing.case import Case, from_json, to_json
 from tilewright.testing.fuzz import fuzz
 from tilewright.testing.mutants import MUTANTS
 from tilewright.testing.mutation_table import search
+from tilewright.testing.worker import Worker
 from tilewright.tune.admit import admit
 
 
@@ -44,11 +45,12 @@ def test_no_schedule_of_one_operator_is_wrong(name: str) -> None:
     testing.check(name, examples=40)
 
 
-@pytest.mark.parametrize("name", ["split-drops-tail", "load-unmasked"])
+@pytest.mark.parametrize("name", ["split-drops-tail", "load-unmasked", "load-aligned"])
 def test_planted_bugs_are_found_and_made_small(name: str) -> None:
-    row = search(next(m for m in MUTANTS if m.name == name))
+    with Worker(10.0) as worker:
+        row = search(next(m for m in MUTANTS if m.name == name), worker)
     assert 0 < row.examples <= 500
-    assert row.steps <= 3
+    assert row.steps <= 3 and row.extent <= 32
 
 
 @testing.prop("matmul", "add", examples=15)

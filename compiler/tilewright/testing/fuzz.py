@@ -32,7 +32,7 @@ from tilewright.testing.watch import Over, Slow, Watch
 ENOUGH = 10
 #: Seconds that Hypothesis, `minimise` and `blame` may each spend on a failure; seconds that each is given where the
 #: search's own time is over.
-SHRINK, GRACE = 40.0, 15.0
+SHRINK, GRACE = 120.0, 15.0
 
 
 @dataclass(slots=True)
@@ -118,9 +118,9 @@ def fuzz(
     """Try kernels of operators for `seconds`, at most `most` examples, until `enough` failures are found;
     `start` is the first seed, `shrink` the most seconds for each part of making one small."""
     machine = target if isinstance(target, Target) else load_target(target)
-    begin, turn = time.monotonic(), start
     usable = [n for n in names if testable(n)]
     out = Report(machine.name, tuple(usable))
+    begin, turn = time.monotonic(), start
     while usable and len(out.failures) < enough:
         left = seconds - (time.monotonic() - begin)
         if left <= 0 or (most is not None and out.examples >= most):

@@ -27,7 +27,7 @@ from tilewright.testing.watch import Over, Slow, Watch
 #: Drawn pieces of a graph: one node each, or a few between bytes and bytes.
 MOST_PIECES = 8
 #: Seconds for making a failure small: at most, and where the search's own time is over.
-SHRINK, GRACE = 60.0, 20.0
+SHRINK, GRACE = 120.0, 15.0
 DIMS = (1, 2, 3, 4, 5, 8, 16, 17, 33)
 
 

@@ -1,6 +1,6 @@
 """Run one kernel natively on memory that ends where its buffers end. Runs inside a worker process.
 
-In: a finished kernel, its target, arrays. Out: the memory of its outputs, or the process ends.
+In: a finished kernel, its target, arrays. Out: the memory of its outputs, or what became of the process that ran it.
 Invariant: every buffer touches an inaccessible page with its last byte (or with its first), inputs cannot be
 written, and everything outside the windows of outputs holds a pattern before the run and after it. A bad access is
 written to a file, with the buffer and the offset, before the process ends (Linux).
@@ -8,13 +8,15 @@ written to a file, with the buffer and the offset, before the process ends (Linu
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import mmap
 import os
 import pickle
 import signal
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,10 +32,16 @@ from tilewright.loop.ir import Buffer, Kernel, dense_strides
 from tilewright.loop.pack import pack_array
 from tilewright.schedule.target import Target
 
+with contextlib.suppress(ImportError):  # not on Windows
+    import resource
+
 Array = npt.NDArray[Any]
 Side = Literal["right", "left"]
 
 _PAGE = mmap.PAGESIZE
+
+#: Seconds of a processor that code may run; exit code of a process that failed in Python.
+RUN_SECONDS, FAILED = 4, 71
 
 #: Suffix of the file next to `faults` that says that there is code, and it runs now.
 COMPILED = ".compiled"
@@ -63,12 +71,20 @@ class Spilled(Exception):
     """The kernel wrote outside the window of a buffer, within its memory."""
 
 
+class Crashed(Exception):
+    """The code ended its process."""
+
+
+class Endless(Exception):
+    """The code took more of a processor than kernels of tests ever need."""
+
+
 class Outside(Exception):
     """Checked code met an index outside its buffer."""
 
 
 def execute(job: Native) -> dict[str, Array]:
-    """Values of the outputs; raises `Spilled` or `Outside`, or the process ends with a signal."""
+    """Values of the outputs; raises `Spilled`, `Outside`, `Crashed` or `Endless`."""
     if not job.mutant:
         return _execute(job)
     from tilewright.testing.mutants import planted
@@ -98,20 +114,54 @@ def _execute(job: Native) -> dict[str, Array]:
         (ctypes.c_void_p * max(1, len(regions)))(*[r.address for r in regions if r.out == written])
         for written in (False, True)
     ]
-    record = np.zeros(2, np.int64)  # where checked code says what is wrong
+    record = np.frombuffer(mmap.mmap(-1, 16), np.int64)  # where checked code says what is wrong
     context = (ctypes.c_void_p * 4)(
         *[ctypes.addressof(t) for t in tables], record.ctypes.data, None
     )
     halves = [(0, count)]
     if job.backwards and count > 1:
         halves = [(count // 2, count), (0, count // 2)]
-    _watch(regions, job.faults)
-    for begin, end in halves:
-        step(ctypes.addressof(context), begin, end)
-        if record[0]:
-            text = texts[int(record[0]) - FIRST_SITE].replace("t_kernel", job.kernel.name, 1)
-            raise Outside(f"{text}: it is {record[1]}")
+
+    def run() -> None:
+        _watch(regions, job.faults)
+        for begin, end in halves:
+            step(ctypes.addressof(context), begin, end)
+            if record[0]:
+                return
+
+    _apart(run)
+    if record[0]:
+        text = texts[int(record[0]) - FIRST_SITE].replace("t_kernel", job.kernel.name, 1)
+        raise Outside(f"{text}: it is {record[1]}")
     return {r.buffer.name: r.read() for r in regions if r.out}
+
+
+def _apart(run: Callable[[], None]) -> None:
+    """Run code in a child of this process, where there is one to be had: all memory it writes is shared. Starting
+    another worker takes seconds, which finding and making small what crashes would do hundreds of times."""
+    if sys.platform != "linux":
+        run()
+        return
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        try:
+            _libc().prctl(
+                1, signal.SIGKILL
+            )  # PR_SET_PDEATHSIG: whoever ends this process ends the child
+            resource.setrlimit(resource.RLIMIT_CPU, (RUN_SECONDS, RUN_SECONDS + 1))
+            if os.getppid() == parent:
+                run()
+        except BaseException:
+            os._exit(FAILED)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code == -signal.SIGXCPU:
+        raise Endless
+    if code:
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise Crashed(f"the process that runs the kernel ended with {how}")
 
 
 def _compiled(kernel: Kernel, job: Native) -> tuple[Jit, tuple[str, ...]]:

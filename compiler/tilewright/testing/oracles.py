@@ -21,6 +21,7 @@ ptx      a GPU's code is generated, and LLVM takes it
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -117,7 +118,7 @@ class _Subject:
             plain = ring(self.kernel)
             made = admit(plain, self.case.trace)
             arrays = ring_arrays(self.arrays, plain)
-            return made, arrays, interpreted(plain, arrays) if self.small else {}
+            return made, arrays, _meaning(plain, arrays) if self.small else {}
         except (ScheduleError, IRError):
             return None
 
@@ -314,7 +315,21 @@ def _expected(s: _Subject, kernel: Kernel, arrays: Mapping[str, Array]) -> dict[
     """The unscheduled kernel's results: by the interpreter where that is quick."""
     if not s.small:
         return s.native(finish(kernel, ()), arrays).outputs
-    return interpreted(kernel, arrays)
+    return _meaning(kernel, arrays)
+
+
+def _meaning(kernel: Kernel, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """What an unscheduled kernel computes; known of the last few, which making a case small asks for again and again
+    with other schedules."""
+    key = pickle.dumps((kernel, dict(arrays)))
+    if key not in _meanings:
+        if len(_meanings) >= 8:
+            _meanings.pop(next(iter(_meanings)))
+        _meanings[key] = interpreted(kernel, arrays)
+    return _meanings[key]
+
+
+_meanings: dict[bytes, dict[str, Array]] = {}
 
 
 def interpreted(kernel: Kernel, arrays: Mapping[str, Array], fill: int = 7) -> dict[str, Array]:

@@ -24,7 +24,7 @@ from tilewright.testing.worker import Unjudged
 Example = TypeVar("Example")
 
 #: Examples that Hypothesis plans at a time; those that it may try to make a failure smaller.
-ROUND, SHRINKS = 40, 150
+ROUND, SHRINKS = 40, 80
 
 
 class _Found(Exception):

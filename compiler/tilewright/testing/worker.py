@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.errors import TilewrightError
-from tilewright.testing.native import COMPILED, Array, Native, Outside, Spilled, execute
+from tilewright.testing.native import (
+    COMPILED,
+    Array,
+    Crashed,
+    Endless,
+    Native,
+    Outside,
+    Spilled,
+    execute,
+)
 from tilewright.tune.workers import LocalExecutor, WorkerLost, WorkerTimeout
 
 _TOO_LONG = "the optimiser needs too long for what this schedule makes"
@@ -47,7 +56,8 @@ class Worker:
     processor longer than `seconds`: more than kernels of tests ever need, however busy the machine is."""
 
     def __init__(self, seconds: float = 60.0, mutant: str = "", optimised: bool = True) -> None:
-        self._mutant, self._optimised, self._seconds = mutant, optimised, seconds
+        self.mutant = mutant  # a bug to plant in every job (`testing.mutants`)
+        self._optimised, self._seconds = optimised, seconds
         self._executor = LocalExecutor(1, seconds, PATIENCE)
         self._folder = tempfile.TemporaryDirectory(prefix="tilewright-worker-")
         self._faults = Path(self._folder.name) / "fault.json"
@@ -59,13 +69,15 @@ class Worker:
         self._compiled.unlink(missing_ok=True)
         try:
             faults, fast = str(self._faults), job.optimised and self._optimised
-            whole = replace(job, faults=faults, mutant=self._mutant, optimised=fast)
+            whole = replace(job, faults=faults, mutant=self.mutant, optimised=fast)
             return Outcome(self._answer(execute, whole))
         except WorkerTimeout:
             if not self._compiled.exists():
                 raise Unjudged(_TOO_LONG) from None
             return Outcome(problem="hang", message="the kernel does not end")
-        except WorkerLost as err:
+        except Endless:
+            return Outcome(problem="hang", message="the kernel does not end")
+        except (Crashed, WorkerLost) as err:
             return self._crashed(str(err))
         except Spilled as err:
             name, _, text = str(err).partition(": ")
