@@ -69,11 +69,11 @@ def generate_gpu(program: Program) -> GpuCode:
 
 def gpu_assembly(program: Program) -> str:
     """PTX of all kernels."""
-    text = emit_cuda(program.kernels, program.target, _alignments(program))
+    text = emit_cuda(program.kernels, program.target, alignments(program))
     return to_assembly(text, program.target)
 
 
-def _alignments(program: Program) -> dict[str, list[int]]:
+def alignments(program: Program) -> dict[str, list[int]]:
     """Bytes, up to 16, that every step's pointers are multiples of: bases come from the driver's allocator,
     which aligns to 256."""
     found: dict[str, list[int]] = {}

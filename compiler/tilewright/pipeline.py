@@ -37,6 +37,7 @@ from tilewright.loop.verify import verify as verify_kernel
 from tilewright.lower import Argument, Lowered, fingerprint, lower_fill, lower_group
 from tilewright.program import Program, Step, Tensor
 from tilewright.registry import operator
+from tilewright.schedule.grid import one_block
 from tilewright.schedule.target import Target, load_target, target_names
 from tilewright.schedule.trace import Trace
 from tilewright.threads import threads_that_pay
@@ -385,7 +386,8 @@ class _Assembler:
         symbol = f"{self.name}_{len(self.kernels)}_{raw.name}"
         self.kernels[symbol] = replace(made.kernel, name=symbol)
         self.traces[symbol] = made.trace
-        self.reasons[symbol] = made.reason
+        alone = one_block(made.kernel) if self.target.gpu is not None else ""
+        self.reasons[symbol] = f"{made.reason}; {alone}" if alone else made.reason
         self.by_print[digest] = symbol
         _dump(self.dump, f"4_loops/{symbol}.txt", lambda: loop_text(raw))
         _dump(self.dump, f"5_scheduled/{symbol}.txt", lambda: _scheduled_text(made))

@@ -16,7 +16,6 @@ from gpu_helpers import executed
 from ptx_machine import Machine
 from ptx_memory import PtxError
 
-from tilewright.bench.zoo import ZooError, fetch, zoo
 from tilewright.codegen.cuda import emit_cuda, launch_of
 from tilewright.codegen.llvm import to_assembly
 from tilewright.loop.parse import parse
@@ -32,14 +31,8 @@ QUICK = (
     "conv-f16-stride",
     "conv-i8",
 )
-MODELS = [
-    "autoencoder_ad_fp32_randw",
-    "dscnn_kws_fp32_randw",
-    pytest.param("autoencoder_ad_int8_qdq", marks=pytest.mark.slow),
-    pytest.param("dscnn_kws_int8_qdq", marks=pytest.mark.slow),
-    pytest.param("resnet8_ic_fp32_randw", marks=pytest.mark.slow),
-    pytest.param("resnet8_ic_int8_qdq", marks=pytest.mark.slow),
-]
+#: Those of the zoo are in `test_zoo`.
+MODELS = ["autoencoder_ad_fp32_randw", "dscnn_kws_fp32_randw"]
 
 
 def _product() -> tuple[str, list[tuple[np.ndarray, bool]]]:  # type: ignore[type-arg]
@@ -96,20 +89,10 @@ def test_inputs_are_not_written() -> None:
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in OPERATORS]
 )
 def test_tensor_cores(name: str) -> None:
-    graph, target, _ = OPERATORS[name]
-    assert executed(graph, target, None, 2)
+    graph, target, error = OPERATORS[name]
+    assert executed(graph, target, 2, error)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name: str) -> None:
-    assert executed(DATA / f"mlperftiny_{name}.onnx", "cuda-sm80", None, 2) >= 5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(zoo()))
-def test_zoo(name: str) -> None:
-    try:
-        path = fetch(zoo()[name])
-    except ZooError as err:
-        pytest.skip(str(err))
-    assert executed(path, "cuda-sm80", zoo()[name].shapes, 2)
+    assert executed(DATA / f"mlperftiny_{name}.onnx", "cuda-sm80", 2) >= 5

@@ -5,8 +5,7 @@ The loop IR runs in the interpreter of threads, the PTX made of it in `ptx_machi
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,19 +27,7 @@ from tilewright.tune.library import Library
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
-    """What a comparison covered: distinct kernels, elements compared, the largest error of a step relative
-    to the step's largest magnitude (integers must be equal)."""
-
-    kernels: int
-    elements: int
-    error: float
-    worst: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
+class Turn:
     """A kernel that is met for the first time, with memory as this machine's code leaves it before (`gpu`) and
     after (`native`) the step."""
 
@@ -75,64 +62,61 @@ def plain(source: Source, target: str | Target, shapes: Shapes | None = None) ->
     return build(source, machine, shapes, name="m", library=Library(target_hash(machine)))
 
 
-def _turns(here: Program, there: Program) -> Iterator[_Turn]:
+def turns(here: Program, there: Program, wanted: Set[str] | None = None) -> Iterator[Turn]:
+    """The first step of every kernel of `there` (or of those `wanted`), on memory that `here` computed."""
     assert [s.label for s in here.steps] == [s.label for s in there.steps]
     assert here.places == there.places and here.arena_bytes == there.arena_bytes
+    kernels = {k.name: k for k in there.kernels if wanted is None or k.name in wanted}
+    if not kernels:
+        return
     native, gpu = Session(here), Emulator(there)
     inputs = make_inputs(spec_of(here).inputs, here.graph, seed=0)
     native.set_inputs(inputs)
     gpu.set_inputs(inputs)
-    kernels = {k.name: k for k in there.kernels}
-    seen: set[str] = set()
     for i, step in enumerate(there.steps):
-        turn = _Turn(step, kernels[step.kernel], gpu, native)
-        if step.kernel not in seen:
-            seen.add(step.kernel)
+        if not kernels:
+            return
+        turn = Turn(step, kernels[step.kernel], gpu, native) if step.kernel in kernels else None
+        if turn is not None:
             turn.sync()
-            native.run_step(i)
+        native.run_step(i)
+        if turn is not None:
+            del kernels[step.kernel]
             yield turn
-        else:
-            native.run_step(i)
 
 
-def sampled(source: Source, target: str, shapes: Shapes | None, blocks: int) -> Sampled:
-    """Run every distinct kernel in the interpreter of threads, at most `blocks` blocks of each, on what
-    this machine's code finds in memory, and compare all that it writes."""
-    start = time.perf_counter()
-    count, elements, worst, where = 0, 0, 0.0, ""
-    for turn in _turns(plain(source, "host", shapes), plain(source, target, shapes)):
-        windows = turn.windows()
-        written = simt.run(turn.kernel, windows, blocks)
-        got = {n: windows[n][mask].copy() for n, mask in written.items()}
-        turn.sync()
-        count += 1
-        for name, mask in written.items():
-            assert mask.any(), f"{turn.kernel.name} wrote nothing to {name}"
-            error = _error(got[name], windows[name][mask], windows[name])
-            elements += int(mask.sum())
-            if error > worst:
-                worst, where = error, f"{turn.kernel.name} ({turn.step.label})"
-    return Sampled(count, elements, worst, where, time.perf_counter() - start)
+def checked(turn: Turn, ptx: str, blocks: int) -> float:
+    """Run a kernel in the interpreter of threads, at most `blocks` blocks of each of its grids, and its PTX on the same
+    blocks: all memory that it may write must be equal, bit by bit. Returns how far what it wrote is from what
+    native code wrote: the largest error relative to the largest magnitude (integers must be equal)."""
+    kernel, launch = turn.kernel, launch_of(turn.kernel)
+    roles = [p.role == "out" for p in kernel.params]
+    arrays = [(turn.memory(k).copy(), not out) for k, out in enumerate(roles)]
+    # several nests have grids of their own, so that a sample of them is no sample of the launch
+    most = launch.blocks if len(kernel.body) > 1 else min(blocks, launch.blocks)
+    some = np.unique(np.linspace(0, launch.blocks - 1, most).astype(np.int64))
+    windows = turn.windows()
+    written = simt.run(kernel, windows, most)
+    Machine(ptx, kernel.name).run([int(b) for b in some], launch.threads, arrays, launch.blocks)
+    for k, (mine, readonly) in enumerate(arrays):
+        if not readonly:
+            assert np.array_equal(mine, turn.memory(k)), f"{kernel.name} ({turn.step.label})"
+    got = {n: windows[n][mask].copy() for n, mask in written.items()}
+    turn.sync()
+    worst = 0.0
+    for name, mask in written.items():
+        assert mask.any(), f"{kernel.name} wrote nothing to {name}"
+        worst = max(worst, _error(got[name], windows[name][mask], windows[name]))
+    return worst
 
 
-def executed(source: Source, target: str | Target, shapes: Shapes | None, blocks: int) -> int:
-    """Run the PTX of every distinct kernel on at most `blocks` blocks of each, and compare all memory that it
-    may write with what the interpreter of threads makes of the same blocks, bit by bit. Returns the kernels."""
-    there = plain(source, target, shapes)
+def executed(source: Source, target: str | Target, blocks: int, tolerance: float = 1e-4) -> int:
+    """`checked` for every distinct kernel of a model; returns how many there are."""
+    there = plain(source, target)
     ptx = gpu_assembly(there)
     count = 0
-    for turn in _turns(plain(source, "host", shapes), there):
-        kernel, launch = turn.kernel, launch_of(turn.kernel)
-        roles = [p.role == "out" for p in kernel.params]
-        arrays = [(turn.memory(k).copy(), not out) for k, out in enumerate(roles)]
-        # several nests have grids of their own, so that a sample of them is no sample of the launch
-        most = launch.blocks if len(kernel.body) > 1 else min(blocks, launch.blocks)
-        some = np.unique(np.linspace(0, launch.blocks - 1, most).astype(np.int64))
-        simt.run(kernel, turn.windows(), most)
-        Machine(ptx, kernel.name).run([int(b) for b in some], launch.threads, arrays, launch.blocks)
-        for k, (mine, readonly) in enumerate(arrays):
-            if not readonly:
-                assert np.array_equal(mine, turn.memory(k)), f"{kernel.name} ({turn.step.label})"
+    for turn in turns(plain(source, "host"), there):
+        assert checked(turn, ptx, blocks) <= tolerance
         count += 1
     return count
 

@@ -31,6 +31,11 @@ from ptx_values import (
 )
 
 Lanes = npt.NDArray[Any]
+#: Threads that take part in an instruction: a mask, or all of them.
+On = Lanes | slice
+_ALL = slice(None)
+_TYPES = {name: np.dtype(t) for name, t in TYPES.items()}
+_BITS = {n: np.dtype(f"u{n}") for n in (1, 2, 4, 8)}
 
 #: Address spaces: where shared memory begins as a generic address; parameters lie 4 GB apart.
 _SHARED, _APART = 1 << 60, 1 << 32
@@ -43,6 +48,7 @@ class _Instruction:
     op: str
     args: list[str]
     text: str
+    parts: list[str]
 
 
 class Machine:
@@ -102,7 +108,14 @@ def _instruction(line: str) -> _Instruction:
     if match is None:
         raise PtxError(f"cannot read `{line}`")
     args = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+", match.group(4))
-    return _Instruction(match.group(2) or "", match.group(1) == "!", match.group(3), args, line)
+    return _Instruction(
+        match.group(2) or "",
+        match.group(1) == "!",
+        match.group(3),
+        args,
+        line,
+        match.group(3).split("."),
+    )
 
 
 class _Block:
@@ -112,6 +125,7 @@ class _Block:
         self, machine: Machine, block: int, threads: int, count: int, memories: list[Memory]
     ) -> None:
         self.m, self.block, self.n = machine, block, threads
+        self.here: int | None = 0  # where all threads are; None while they are apart
         self.pc = np.zeros(threads, np.int64)
         self.waiting = np.zeros(threads, np.bool_)
         self.now = 1 + block * (1 << 32)  # barriers of blocks differ
@@ -119,6 +133,8 @@ class _Block:
         data = np.full(machine.shared_bytes, 0xA5, np.uint8)
         self.shared = Memory("shared memory", data, False)
         self.registers: dict[str, Lanes] = {}
+        self.constants: dict[tuple[str, str], Lanes] = {}
+        self.everyone = np.arange(threads)
         self.special = {
             "%tid.x": np.arange(threads), "%ctaid.x": np.full(threads, block),
             "%ntid.x": np.full(threads, threads), "%nctaid.x": np.full(threads, count),
@@ -126,7 +142,10 @@ class _Block:
 
     def run(self) -> None:
         end = len(self.m.code)
-        while True:
+        while self.here is None or self.here < end:
+            if self.here is not None:
+                self._together(self.m.code[self.here], self.here)
+                continue
             ready = (self.pc < end) & ~self.waiting
             if not ready.any():
                 if not self.waiting.any():
@@ -135,56 +154,85 @@ class _Block:
                 continue
             pc = int(self.pc[ready].min())
             on = ready & (self.pc == pc)
-            s = self.m.code[pc]
-            try:
-                self._step(s, on, pc)
-            except PtxError as err:
-                raise PtxError(f"block {self.block}: `{s.text}`: {err}") from None
+            self._guarded(self.m.code[pc], on, pc)
+            if not self.waiting.any() and (self.pc == self.pc[0]).all():
+                self.here = int(self.pc[0])
+
+    def _together(self, s: _Instruction, pc: int) -> None:
+        """An instruction that all threads have come to."""
+        on: On = _ALL
+        if s.guard:
+            taken = self.registers[s.guard].astype(np.bool_)
+            on = ~taken if s.negated else taken
+        few = isinstance(on, np.ndarray) and not on.all()
+        if s.parts[0] in ("bra", "ret"):
+            to = self.m.labels[s.args[0]] if s.parts[0] == "bra" else len(self.m.code)
+            if not few or not np.any(on):
+                self.here = pc + 1 if few else to
+            else:
+                self.here, self.pc[:] = None, pc + 1
+                self.pc[on] = to
+            return
+        if s.parts[0] in ("bar", "barrier") and not s.guard:
+            self.now += 1
+        else:
+            self._guarded_step(s, on if few else _ALL)
+        self.here = pc + 1
+
+    def _guarded_step(self, s: _Instruction, on: On) -> None:
+        try:
+            if s.parts[0] in ("bar", "barrier"):
+                raise PtxError("a barrier under a condition")
+            if isinstance(on, slice) or on.any():
+                self._execute(s, s.parts[0], on)
+        except PtxError as err:
+            raise PtxError(f"block {self.block}: `{s.text}`: {err}") from None
 
     def _meet(self) -> None:
         """All threads have come to a barrier: the same one, and all of them."""
         if not self.waiting.all() or len(np.unique(self.pc)) != 1:
             raise PtxError(f"block {self.block}: not all threads reach the same barrier")
         self.waiting[:] = False
-        self.pc += 1
+        self.here = int(self.pc[0]) + 1
         self.now += 1
 
-    def _step(self, s: _Instruction, on: Lanes, pc: int) -> None:
+    def _guarded(self, s: _Instruction, on: Lanes, pc: int) -> None:
+        """An instruction that some threads have come to."""
+        on_now = on
         if s.guard:
             taken = self.registers[s.guard].astype(np.bool_)
             on_now = on & (~taken if s.negated else taken)
-        else:
-            on_now = on
-        kind = s.op.split(".")[0]
-        if kind == "bra":
-            self.pc[on] = pc + 1
-            self.pc[on_now] = self.m.labels[s.args[0]]
-            return
-        if kind == "ret":
-            self.pc[on] = pc + 1
-            self.pc[on_now] = len(self.m.code)
-            return
-        if kind in ("bar", "barrier"):
-            if s.guard:
-                raise PtxError("a barrier under a condition")
+        kind = s.parts[0]
+        if kind in ("bar", "barrier") and not s.guard:
             self.waiting |= on
             return
-        if on_now.any():
-            self._execute(s, kind, on_now)
         self.pc[on] = pc + 1
+        if kind in ("bra", "ret"):
+            self.pc[on_now] = self.m.labels[s.args[0]] if kind == "bra" else len(self.m.code)
+        else:
+            self._guarded_step(s, on_now)
+
+    def count(self, on: On) -> int:
+        return self.n if isinstance(on, slice) else int(on.sum())
 
     # ---- values
 
-    def value(self, arg: str, kind: str, on: Lanes) -> Lanes:
+    def value(self, arg: str, kind: str, on: On) -> Lanes:
         """An operand of the threads `on` as values of a type."""
-        dtype = np.dtype(TYPES[kind])
-        count = int(on.sum())
         if arg in self.special:
-            return self.special[arg][on].astype(dtype)
+            return self.special[arg][on].astype(_TYPES[kind])
+        dtype = _TYPES[kind]
         if arg.startswith("%"):
-            raw = self.registers[arg][on] if arg in self.registers else np.zeros(count, np.uint64)
-            small = raw.astype(f"u{dtype.itemsize}")
-            return np.ascontiguousarray(small).view(dtype)
+            if arg not in self.registers:
+                return np.zeros(self.count(on), dtype)
+            return self.registers[arg][on].astype(_BITS[dtype.itemsize]).view(dtype)
+        if not isinstance(on, slice):
+            return self.constant(arg, dtype, int(on.sum()))
+        if (arg, kind) not in self.constants:
+            self.constants[arg, kind] = self.constant(arg, dtype, self.n)
+        return self.constants[arg, kind]
+
+    def constant(self, arg: str, dtype: Any, count: int) -> Lanes:
         if arg in self.m.shared:
             return np.full(count, self.m.shared[arg][0], dtype)
         if arg.startswith("0f"):
@@ -197,24 +245,24 @@ class _Block:
         mask = (1 << 8 * dtype.itemsize) - 1
         return np.full(count, number & mask, f"u{dtype.itemsize}").view(dtype)
 
-    def set(self, arg: str, value: Lanes, on: Lanes) -> None:
+    def set(self, arg: str, value: Lanes, on: On) -> None:
         if arg == "_":
             return
         bits = np.ascontiguousarray(value)
         if bits.dtype != np.bool_:
-            bits = bits.view(f"u{bits.dtype.itemsize}")
+            bits = bits.view(_BITS[bits.dtype.itemsize])
         kept = self.registers.setdefault(arg, np.zeros(self.n, np.uint64))
         kept[on] = bits.astype(np.uint64)
 
-    def flag(self, arg: str, on: Lanes) -> Lanes:
+    def flag(self, arg: str, on: On) -> Lanes:
         if not arg.startswith("%"):
-            return np.full(int(on.sum()), int(arg) != 0)
+            return np.full(self.count(on), int(arg) != 0)
         return self.registers[arg][on].astype(np.bool_)
 
     # ---- instructions
 
-    def _execute(self, s: _Instruction, kind: str, on: Lanes) -> None:
-        parts = s.op.split(".")
+    def _execute(self, s: _Instruction, kind: str, on: On) -> None:
+        parts = s.parts
         last = parts[-1]
         if kind in ("ld", "st"):
             self._memory(s, parts, on)
@@ -249,7 +297,7 @@ class _Block:
         else:
             self.set(s.args[0], self._arithmetic(s, kind, parts, on), on)
 
-    def _arithmetic(self, s: _Instruction, kind: str, parts: list[str], on: Lanes) -> Lanes:
+    def _arithmetic(self, s: _Instruction, kind: str, parts: list[str], on: On) -> Lanes:
         last = parts[-1]
         a = [self.value(x, last, on) for x in s.args[1:]]
         with np.errstate(all="ignore"):
@@ -291,7 +339,7 @@ class _Block:
                 return out.astype(a[0].dtype)
         raise PtxError("this machine does not know the instruction")
 
-    def _setp(self, s: _Instruction, parts: list[str], on: Lanes) -> None:
+    def _setp(self, s: _Instruction, parts: list[str], on: On) -> None:
         test, last = parts[1], parts[-1]
         x, y = (self.value(a, last, on) for a in s.args[1:3])
         if x.dtype.kind == "f":
@@ -308,7 +356,7 @@ class _Block:
             found = LOGIC[parts[2]](found, self.flag(s.args[3], on))
         self.set(s.args[0], found, on)
 
-    def _move(self, s: _Instruction, last: str, on: Lanes) -> None:
+    def _move(self, s: _Instruction, last: str, on: On) -> None:
         to, source = s.args
         if last == "pred":
             self.set(to, self.flag(source, on), on)
@@ -328,22 +376,22 @@ class _Block:
         else:
             self.set(to, self.value(source, last, on), on)
 
-    def _memory(self, s: _Instruction, parts: list[str], on: Lanes) -> None:
+    def _memory(self, s: _Instruction, parts: list[str], on: On) -> None:
         place = s.args[1] if parts[0] == "ld" else s.args[0]
         other = s.args[0] if parts[0] == "ld" else s.args[1]
         base, offset = _place(place)
         if "param" in parts:
             address = (self.m.params.index(base) + 1) * _APART
-            self.set(other, np.full(int(on.sum()), address, np.uint64), on)
+            self.set(other, np.full(self.count(on), address, np.uint64), on)
             return
         if base in self.m.shared:
-            at = np.full(int(on.sum()), self.m.shared[base][0], np.int64)
+            at = np.full(self.count(on), self.m.shared[base][0], np.int64)
         else:
             at = self.value(base, "s64" if base.startswith("%rd") else "u32", on).astype(np.int64)
         at = at + offset
         width = next((int(p[1:]) for p in parts if p in ("v2", "v4")), 1)
         size = np.dtype(TYPES[parts[-1]]).itemsize
-        who = np.nonzero(on)[0]
+        who = self.everyone[on]
         if "shared" in parts or (at >= _SHARED).all():
             memory, at = self.shared, np.where(at >= _SHARED, at - _SHARED, at)
         else:
@@ -363,7 +411,7 @@ class _Block:
             raw = np.ascontiguousarray(values).view(np.uint8).reshape(len(at), -1)
             memory.store(at, raw, who, self.now, self.block)
 
-    def _dp4a(self, s: _Instruction, parts: list[str], on: Lanes) -> Lanes:
+    def _dp4a(self, s: _Instruction, parts: list[str], on: On) -> Lanes:
         def words(arg: str, kind: str) -> Lanes:
             raw = np.ascontiguousarray(self.value(arg, "b32", on))
             return raw.view(np.int8 if kind == "s32" else np.uint8).reshape(-1, 4).astype(np.int32)
@@ -373,20 +421,20 @@ class _Block:
 
     # ---- tensor cores
 
-    def _mma(self, s: _Instruction, parts: list[str], on: Lanes) -> None:
+    def _mma(self, s: _Instruction, parts: list[str], on: On) -> None:
         """All threads of a warp: gather fragments by the formulas of the ISA, multiply, scatter."""
         match = re.match(r"m16n8k(\d+)", parts[3])
         if match is None or parts[4:6] != ["row", "col"]:
             raise PtxError("this machine does not know the instruction")
         length = int(match.group(1))
         sums, left, right = parts[6], parts[7], parts[8]
-        warps = on.reshape(-1, 32)
-        if not (warps.all(1) == warps.any(1)).all():
+        who = self.everyone[on]
+        if len(who) % 32 or (who.reshape(-1, 32) // 32 != who.reshape(-1, 32)[:, :1] // 32).any():
             raise PtxError("not all threads of a warp reach it")
         d, a, b, c = (_names(x) for x in s.args)
         everyone = {n: self._words(n, on) for n in {*a, *b, *c}}
-        out = np.zeros((int(on.sum()), 4), np.uint32)
-        for first in range(0, int(on.sum()), 32):
+        out = np.zeros((self.count(on), 4), np.uint32)
+        for first in range(0, self.count(on), 32):
             part = slice(first, first + 32)
             x = gathered([everyone[n][part] for n in a], left, length, rows=True)
             y = gathered([everyone[n][part] for n in b], right, length, rows=False)
@@ -402,7 +450,7 @@ class _Block:
         for i, n in enumerate(d):
             self.set(n, np.ascontiguousarray(out[:, i]), on)
 
-    def _words(self, name: str, on: Lanes) -> Lanes:
+    def _words(self, name: str, on: On) -> Lanes:
         return np.ascontiguousarray(self.value(name, "b32", on))
 
 
