@@ -102,8 +102,8 @@ def compile(  # the name users expect, as in re.compile
         raise ValueError(f"threads must be at least 1, got {threads}")
     machine = resolve_target(target)
     here = device is None and runs_here(machine)
-    if not here and threads > 1:
-        raise TargetError(f"code for {machine.name} runs on a device, on one thread: use threads=1")
+    if threads > 1 and (machine.gpu is not None or machine.board is not None):
+        raise TargetError(f"code for {machine.name} takes no threads of ours: use threads=1")
     if machine.gpu is not None and device is None:
         require_driver(machine)
     if checked:
@@ -114,7 +114,11 @@ def compile(  # the name users expect, as in re.compile
     if checked:
         program = program.with_checks()
     digest = source_hash(model)
-    made = CompiledModel(program, threads, digest) if here else remote(program, device, digest)
+    made = (
+        CompiledModel(program, threads, digest)
+        if here
+        else remote(program, device, digest, threads)
+    )
     progress("done", 1.0)
     return made
 
@@ -140,8 +144,10 @@ def with_states(
     return declare_states(graph, states), None
 
 
-def remote(program: Program, device: str | None = None, model_hash: str = "") -> Remote:
-    """A program where it can run: on the board that QEMU emulates, on a Linux `device`, on a GPU.
+def remote(
+    program: Program, device: str | None = None, model_hash: str = "", threads: int = 1
+) -> Remote:
+    """A program where it can run: on the board that QEMU emulates, on `threads` of a Linux `device`, on a GPU.
 
     `device` is `ssh://user@host:port/directory`, `local` or `emulator`; the default is the target's
     emulator. Code for a GPU runs on this machine's, or (`emulator`) in an interpreter of its threads.
@@ -160,7 +166,7 @@ def remote(program: Program, device: str | None = None, model_hash: str = "") ->
             )
         return CudaModel(program, save) if device is None else GpuModel(program)
     if program.target.board is None:
-        return LinuxModel(program, device, save)
+        return LinuxModel(program, device, save, threads)
     if device is not None:
         raise TargetError(f"{program.target.name} runs in QEMU only: leave out --device")
     if program.sizes:
@@ -210,11 +216,9 @@ def load(path: str | Path, threads: int = 1, device: str | None = None) -> Model
     """
     if device is None:
         return load_artifact(path, threads)
-    if threads > 1:
-        raise TargetError("devices run models on one thread: use threads=1")
     folder = Path(path)
     target = read_manifest(folder if folder.is_dir() else folder.parent).spec.target
-    return LinuxArtifact(folder, load_target(target), device)
+    return LinuxArtifact(folder, load_target(target), device, threads)
 
 
 # ---------------------------------------------------------------- artifacts

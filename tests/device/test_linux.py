@@ -28,7 +28,7 @@ from tilewright.device.linux import LinuxProgram, run_on_linux
 from tilewright.device.linux_model import LinuxArtifact, LinuxModel
 from tilewright.device.local import LocalDevice
 from tilewright.device.measure import measure
-from tilewright.errors import TargetError, TilewrightError, ToolchainError
+from tilewright.errors import TargetError, ToolchainError
 from tilewright.graph.ir import Array
 from tilewright.pipeline import build
 from tilewright.program import Program
@@ -272,9 +272,36 @@ def test_boards_are_no_linux_devices() -> None:
         api.remote(build(DATA / "mlperftiny_dscnn_kws_int8_qdq.onnx", "cortex-m4"), "ssh://board")
 
 
-def test_devices_run_on_one_thread() -> None:
-    with pytest.raises(TargetError, match="on one thread"):
-        api.compile(SMALL, "cortex-a76", threads=2)
+@needs_qemu
+def test_threads_of_a_device(tmp_path: Path) -> None:
+    """Layers large enough for threads, cut into shares by the pool of artifacts, give what one thread gives."""
+    path = DATA / "mlperftiny_resnet8_ic_fp32_randw.onnx"
+    alone = api.compile(path, "cortex-a76")
+    assert any(s.threaded for s in alone.program.steps)
+    inputs = inputs_of(alone.program)
+    shared = api.compile(path, "cortex-a76", threads=3)
+    assert isinstance(shared, LinuxModel) and shared.threads == 3
+    np.testing.assert_array_equal(shared(*inputs)[0], alone(*inputs)[0])
+    shared.close()
+    alone.save(tmp_path / "artifact")
+    there = api.load(tmp_path / "artifact", threads=2, device="emulator")
+    np.testing.assert_array_equal(there(*inputs)[0], alone(*inputs)[0])
+
+
+def test_threads_of_a_process_here() -> None:
+    program = build(DATA / "mlperftiny_resnet8_ic_fp32_randw.onnx")
+    inputs = inputs_of(program)
+    with LinuxProgram([unit_of(program)], program.target.triple, LocalDevice(), 2) as linked:
+        (run,) = linked.run([inputs], rounds=3)
+    assert not run.error and run.least > 0
+    (want,) = run_on_linux(program, inputs, "local").outputs
+    np.testing.assert_array_equal(run.outputs[0], want)
+
+
+@pytest.mark.parametrize("target", ["cortex-m4", "cuda-sm80"])
+def test_what_takes_no_threads(target: str) -> None:
+    with pytest.raises(TargetError, match="takes no threads of ours: use threads=1"):
+        api.compile(SMALL, target, threads=2, device="emulator")
 
 
 # ---------------------------------------------------------------- candidates
@@ -355,5 +382,3 @@ def test_verifier_judges_whole_runs() -> None:
     report = Verifier(SMALL, model, TOLERANCE).verify(inputs_of(model.program))
     assert report.passed and report.layers == 0
     assert isinstance(model, LinuxModel) and np.isfinite(report.outputs[0].error)
-    with pytest.raises(TilewrightError, match="on one thread"):
-        api.load("anywhere", threads=2, device="emulator")

@@ -109,9 +109,10 @@ def _cost(compiled: Model, arrays: list[Array], repeat: int, threads: int) -> st
         return "run in the interpreter of a GPU's threads, whose time says nothing"
     where = f"{threads} thread{'s' if threads > 1 else ''}"
     if isinstance(compiled, RemoteModel):
-        where = escape(compiled.device.describe())
+        where = f"{where}, {escape(compiled.device.describe())}"
         if compiled.device.emulated:
             count = compiled.instructions(arrays)
+            where = escape(compiled.device.describe()) + (", one thread" if threads > 1 else "")
             return f"{count if count is not None else 'unknown number of'} instructions on {where}"
         run = compiled.measure(arrays, repeat)
         least, median = run.least, run.median

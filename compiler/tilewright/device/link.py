@@ -22,7 +22,20 @@ from tilewright.runtime.model import Spec
 
 PROGRAM = "models"
 _SOURCES = ("driver.c", "driver.h")
+_POOL = ("pool.c", "tilewright.h")
 _FLAGS = ("-std=c11", "-O2", "-g0", "-Wl,-z,noexecstack")
+_THREADS = """
+const struct tilewright_parallel *start_threads(int32_t count) {
+  tilewright_pool *pool = tilewright_pool_create(count);
+  return pool ? tilewright_pool_parallel(pool) : NULL;
+}
+"""
+_NO_THREADS = """
+const struct tilewright_parallel *start_threads(int32_t count) {
+  (void)count;
+  return NULL;
+}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +57,11 @@ def unit_of(program: Program, data: int = 0) -> Unit:
     return Unit(spec_of(program), code, False, data)
 
 
-def link(units: Sequence[Unit], triple: str, folder: Path) -> tuple[Path, list[Path]]:
-    """Make the program of `units` in `folder`; returns it and the shared libraries it needs.
+def link(
+    units: Sequence[Unit], triple: str, folder: Path, threaded: bool = False
+) -> tuple[Path, list[Path]]:
+    """Make the program of `units` in `folder`; returns it and the shared libraries it needs. One that is `threaded`
+    may run them on several threads.
 
     Raises `ToolchainError` without a compiler for `triple`, or if two units have the same name.
     """
@@ -53,11 +69,16 @@ def link(units: Sequence[Unit], triple: str, folder: Path) -> tuple[Path, list[P
     if len(set(names)) != len(names):
         raise ToolchainError("internal error: two units of one program have the same name")
     sources = resources.files("tilewright.device") / "linux"
+    runtime = resources.files("tilewright.runtime")
     for source in _SOURCES:
         (folder / source).write_bytes((sources / source).read_bytes())
-    (folder / "table.c").write_text(_table(units), encoding="utf-8")
+    (folder / "table.c").write_text(_table(units, threaded), encoding="utf-8")
     shared = any(u.shared for u in units)
     objects: list[str] = []
+    if threaded:
+        for source in _POOL:
+            (folder / source).write_bytes((runtime / source).read_bytes())
+        objects += ["pool.c", "-pthread"]
     libraries: list[Path] = []
     for u in units:
         (folder / f"{u.spec.name}.h").write_text(header(u.spec), encoding="utf-8")
@@ -86,9 +107,10 @@ def program_compiler(triple: str, static: bool = True) -> Compiler:
     return found
 
 
-def _table(units: Sequence[Unit]) -> str:
+def _table(units: Sequence[Unit], threaded: bool) -> str:
     """table.c: what the driver knows of the units."""
-    lines = ['#include "driver.h"', *(f'#include "{u.spec.name}.h"' for u in units), ""]
+    headers = ["driver", *(["tilewright"] if threaded else []), *(u.spec.name for u in units)]
+    lines = [*(f'#include "{name}.h"' for name in headers), ""]
     rows: list[str] = []
     for k, u in enumerate(units):
         s = u.spec
@@ -97,9 +119,9 @@ def _table(units: Sequence[Unit]) -> str:
             lines.append(f"static const size_t {kind}_{k}[] = {{{sizes}}};")
         lines.append(f"static int supported_{k}(void) {{ return {s.name}_cpu_supported(); }}")
         rows.append(
-            f"    {{{s.name}_run, supported_{k}, {u.data}, {len(s.given)}, {len(s.outputs)}, "
-            f"in_{k}, out_{k}, {s.arena_size}}},"
+            f"    {{{s.name}_run, {s.name + '_run_parallel' if threaded else 'NULL'}, supported_{k}, {u.data}, "
+            f"{len(s.given)}, {len(s.outputs)}, in_{k}, out_{k}, {s.arena_size}}},"
         )
     lines += ["", "const struct model models[] = {", *rows, "};"]
     lines.append(f"const unsigned model_count = {len(units)};")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + (_THREADS if threaded else _NO_THREADS)

@@ -42,16 +42,19 @@ class LinuxRun:
 
 
 class LinuxProgram:
-    """Units linked into one program that lies on a device; `run` it as often as wanted, then `close`.
+    """Units linked into one program that lies on a device; `run` it as often as wanted, then `close`. Each runs on
+    `threads` threads.
 
     Raises `ToolchainError` without a compiler for `triple`, `TargetError` if the device refuses.
     """
 
-    def __init__(self, units: Sequence[Unit], triple: str, device: Device) -> None:
+    def __init__(
+        self, units: Sequence[Unit], triple: str, device: Device, threads: int = 1
+    ) -> None:
         self.units = tuple(units)
-        self.device = device
+        self.device, self.threads = device, threads
         with tempfile.TemporaryDirectory(prefix="tilewright-link-") as folder:
-            program, libraries = link(units, triple, Path(folder))
+            program, libraries = link(units, triple, Path(folder), threads > 1)
             self._installed = device.install(program, libraries)
 
     def __enter__(self) -> LinuxProgram:
@@ -83,8 +86,8 @@ class LinuxProgram:
         wanted = [*names, count.COUNTS] if instructions else names
         failed: dict[int, str] = {}
         while True:
-            arguments = [str(rounds), str(int(outputs)), str(int(instructions)), *map(str, failed)]
-            done = self._installed.run(arguments, files, wanted, timeout)
+            arguments = [rounds, int(outputs), int(instructions), self.threads, *failed]
+            done = self._installed.run([*map(str, arguments)], files, wanted, timeout)
             if not done.code:
                 return self._results(done, failed, instructions)
             culprit = _begun(done)

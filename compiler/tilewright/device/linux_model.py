@@ -28,10 +28,12 @@ from tilewright.schedule.target import Target
 class RemoteModel(Model):
     """What models on a device have in common: linked and installed once, run as often as called."""
 
-    def __init__(self, unit: Unit, triple: str, device: Device, save: Save | None) -> None:
-        self.device = device
+    def __init__(
+        self, unit: Unit, triple: str, device: Device, save: Save | None, threads: int = 1
+    ) -> None:
+        self.device, self.threads = device, threads
         self._unit, self._triple = unit, triple
-        self._linked = LinuxProgram([unit], triple, device)
+        self._linked = LinuxProgram([unit], triple, device, threads)
         self._finalizer = weakref.finalize(self, _close_quietly, self._linked)
         super().__init__(unit.spec, entry_of(unit.spec, self._outputs), save=save)
 
@@ -41,7 +43,7 @@ class RemoteModel(Model):
         return require(self.name, self.device, run)
 
     def instructions(self, inputs: Sequence[Array]) -> int | None:
-        """Instructions of one run under emulation; None where they cannot be counted."""
+        """Instructions of one run on one thread under emulation; None where they cannot be counted."""
         counter = counting(self.device)
         if counter is None:
             return None
@@ -58,17 +60,22 @@ class RemoteModel(Model):
 
 
 class LinuxModel(RemoteModel):
-    """A compiled program on a device (default: the emulator of its target). Runs on one thread.
+    """A compiled program on a device (default: the emulator of its target).
 
     Raises `TargetError` if the device cannot be used, `ToolchainError` without a C compiler for it.
     """
 
     def __init__(
-        self, program: Program, address: str | None = None, save: Save | None = None
+        self,
+        program: Program,
+        address: str | None = None,
+        save: Save | None = None,
+        threads: int = 1,
     ) -> None:
         self.program = program
         target = program.target
-        super().__init__(unit_of(program), target.triple, device_for(target, address), save)
+        device = device_for(target, address)
+        super().__init__(unit_of(program), target.triple, device, save, threads)
 
 
 class LinuxArtifact(RemoteModel):
@@ -77,7 +84,9 @@ class LinuxArtifact(RemoteModel):
     Raises `ArtifactError` if the artifact is damaged or has no library, and what `LinuxModel` raises.
     """
 
-    def __init__(self, path: Path, target: Target, address: str | None = None) -> None:
+    def __init__(
+        self, path: Path, target: Target, address: str | None = None, threads: int = 1
+    ) -> None:
         folder = path if path.is_dir() else path.parent
         found = manifests.read(folder)
         problems = verify_artifact(folder)
@@ -91,7 +100,7 @@ class LinuxArtifact(RemoteModel):
                 f"{folder} has no {name}: compile the model again where a C compiler is installed"
             )
         unit = Unit(found.spec, (folder / name).read_bytes(), shared)
-        super().__init__(unit, found.triple, device, None)
+        super().__init__(unit, found.triple, device, None, threads)
 
 
 def _close_quietly(linked: LinuxProgram) -> None:

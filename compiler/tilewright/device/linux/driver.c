@@ -1,6 +1,6 @@
 /* Runs compiled models in a program of their own, checks and times them.
  *
- *   models ROUNDS WRITE COUNT LEFT_OUT ..
+ *   models ROUNDS WRITE COUNT THREADS LEFT_OUT ..
  *
  * In: for a model whose `data` is D, the file in_D with its inputs one after the other.
  * Out, on stdout: "begin K" before model K runs for the first time (what comes last tells which one
@@ -32,6 +32,8 @@ typedef struct {
   uint64_t runs; /* in a turn */
   int active;
 } state;
+
+static const struct tilewright_parallel *threads; /* NULL: models run on one */
 
 static void fail(const char *what, const char *name) {
   fprintf(stderr, "%s %s\n", what, name);
@@ -102,13 +104,20 @@ static uint64_t now(void) {
 }
 
 /* A write to no file, which fails and does nothing: the emulator's plugin notes its count here. */
+/* A run, on the threads that there are. */
+static int32_t run(const struct model *m, state *s) {
+  if (threads)
+    return m->run_parallel(s->inputs, s->outputs, s->arena, threads);
+  return m->run(s->inputs, s->outputs, s->arena);
+}
+
 static void mark(void) { (void)syscall(SYS_write, -1, NULL, MARK); }
 
 /* Mean time of a run in one turn. */
 static uint64_t turn(const struct model *m, state *s) {
   uint64_t start = now(), n = s->runs ? s->runs : 1;
   for (uint64_t i = 0; i < n; ++i)
-    m->run(s->inputs, s->outputs, s->arena);
+    (void)run(m, s);
   uint64_t each = (now() - start) / n;
   if (!s->runs) /* the first round tells how long a run takes */
     s->runs = each * MOST_RUNS <= TURN ? MOST_RUNS : TURN / each + 1;
@@ -121,7 +130,7 @@ static int by_size(const void *a, const void *b) {
 }
 
 static int left_out(unsigned k, int argc, char **argv) {
-  for (int i = 4; i < argc; ++i)
+  for (int i = 5; i < argc; ++i)
     if (strtoul(argv[i], NULL, 10) == k)
       return 1;
   return 0;
@@ -136,7 +145,7 @@ static void first_run(unsigned k, state *s, int write, int count) {
   prepare(m, s);
   printf("begin %u\n", k);
   fflush(stdout);
-  int32_t status = m->run(s->inputs, s->outputs, s->arena);
+  int32_t status = run(m, s);
   printf("ran %u %d %016llx\n", k, (int)status, (unsigned long long)checksum(m, s));
   s->active = status == 0;
   if (write)
@@ -149,9 +158,12 @@ static void first_run(unsigned k, state *s, int write, int count) {
 }
 
 int main(int argc, char **argv) {
-  if (argc < 4)
-    fail("usage: models ROUNDS WRITE COUNT", "LEFT_OUT ..");
+  if (argc < 5)
+    fail("usage: models ROUNDS WRITE COUNT", "THREADS LEFT_OUT ..");
   size_t rounds = strtoul(argv[1], NULL, 10);
+  int32_t wanted = (int32_t)strtol(argv[4], NULL, 10);
+  if (wanted > 1 && !(threads = start_threads(wanted)))
+    fail("cannot start", "threads");
   state *states = table(model_count, sizeof *states);
   for (unsigned k = 0; k < model_count; ++k)
     if (!left_out(k, argc, argv))
