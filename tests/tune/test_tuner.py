@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -31,11 +32,27 @@ from tilewright.tune.tuner import Tuner
 from tilewright.tune.ways import unmeasured
 
 HOST = resolve_target("host")
+#: Seconds that a test which waits for trials gives a busy machine.
+PATIENCE = 600
 
 
 def tune(folder: Path, seconds: float = 3.0, **options: Any) -> Result:
     graph = options.pop("graph", None) or matmul_graph()
     return Tuner(graph, options.pop("target", HOST), folder, seed=0, **options).run(seconds)
+
+
+def until(trials: int) -> Callable[[State], None]:
+    """A report that ends the search after so many trials, however long this machine takes for them."""
+
+    def report(state: State) -> None:
+        if state.trials >= trials:
+            state.deadline = time.monotonic()
+
+    return report
+
+
+def tune_until(folder: Path, trials: int, **options: Any) -> Result:
+    return tune(folder, PATIENCE, report=until(trials), **options)
 
 
 def logged(folder: Path, kind: str = "trial", target: str = HOST.name) -> list[Record]:
@@ -46,14 +63,14 @@ def logged(folder: Path, kind: str = "trial", target: str = HOST.name) -> list[R
 
 
 def test_finds_logs_and_resumes(tmp_path: Path) -> None:
-    first = tune(tmp_path, 4)
+    first = tune_until(tmp_path, 1)
     trials = logged(tmp_path)
     assert first.state.trials == len(trials) > 0
     assert all(r.verdict in ("faster", "slower", "same") and r.source == "measured" for r in trials)
     assert first.comparison is not None and first.comparison.ratio > 0.1
-    second = tune(tmp_path, 2)
+    second = tune_until(tmp_path, 1)
     more = logged(tmp_path)
-    assert len(more) == len(trials) + second.state.trials
+    assert len(more) == len(trials) + second.state.trials > len(trials)
     keys = [(r.kernel, str(r.trace)) for r in more]
     assert len(set(keys)) == len(keys), "a candidate was measured twice"
 
@@ -86,7 +103,7 @@ def test_interrupt_keeps_everything(tmp_path: Path) -> None:
 
 def test_estimates_for_other_machines(tmp_path: Path) -> None:
     target = load_target("cortex-a76")
-    result = tune(tmp_path, 3, target=target)
+    result = tune_until(tmp_path, 1, target=target)
     trials = logged(tmp_path, target=target.name)
     assert trials and all(r.source in ("llvm-mca", "instructions") for r in trials)
     assert result.comparison is None and result.state.source == "estimate"
@@ -122,14 +139,14 @@ def test_candidates_are_checked_before_they_are_timed(monkeypatch: pytest.Monkey
 
 def test_lost_workers_are_recorded(tmp_path: Path) -> None:
     """Every job ends its process: each candidate is tried alone and recorded as a crash."""
-    tuner = Tuner(matmul_graph(), HOST, tmp_path, seed=0)
+    tuner = Tuner(matmul_graph(), HOST, tmp_path, seed=0, report=until(1))
     submit = tuner.executor.submit
 
     def crash(fn: Any, *args: Any) -> Any:
         return submit(os._exit, 7)
 
     tuner.executor.submit = crash  # type: ignore[method-assign]
-    result = tuner.run(1)
+    result = tuner.run(PATIENCE)
     trials = logged(tmp_path)
     assert trials and {r.verdict for r in trials} == {"crash"}
     assert "exit code 7" in trials[0].note
@@ -146,7 +163,7 @@ from tilewright.tune.tuner import Tuner
 print("ready", flush=True)
 def report(state):
     print(state.trials, flush=True)
-Tuner(matmul_graph(), resolve_target("host"), Path(sys.argv[2]), report=report).run(30)
+Tuner(matmul_graph(), resolve_target("host"), Path(sys.argv[2]), report=report).run(600)
 """
 
 
@@ -154,7 +171,7 @@ def kill_at_random_moments(folder: Path, kills: int) -> None:
     helpers = str(Path(__file__).parents[1] / "helpers")
     rng = random.Random(0)
     before = 0
-    for _ in range(kills):
+    for kill in range(kills):
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, helpers, str(folder)], stdout=subprocess.PIPE, text=True
         )
@@ -162,8 +179,11 @@ def kill_at_random_moments(folder: Path, kills: int) -> None:
         seen = 0
         assert process.stdout.readline() == "ready\n"
         end = time.monotonic() + rng.uniform(0.0, 2.0)
-        while time.monotonic() < end:
+        # every other process dies soon after its first trial has ended, however long that takes here
+        while time.monotonic() < end or (kill % 2 and not seen):
             line = process.stdout.readline().strip()
+            if line and not seen and int(line) and kill % 2:
+                end = time.monotonic() + rng.uniform(0.0, 0.5)
             seen = int(line) if line else seen
         process.send_signal(signal.SIGKILL)
         process.stdout.read()
@@ -200,16 +220,20 @@ def test_dask_cluster_with_a_killed_worker(tmp_path: Path) -> None:
         executor, slots = client_executor(client, "DEVICE")
         assert slots == 3
         killed: list[int] = []
+        enough: list[Callable[[State], None]] = []
 
-        def report(state: State) -> None:
+        def watch(state: State) -> None:
             if state.trials and not killed:
                 pid = next(iter(client.run(os.getpid).values()))
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
+                enough.append(until(state.trials + 10))
+            for report in enough:
+                report(state)
 
         result = tune(
-            tmp_path, 4, graph=matmul_graph(64, 64, 64), executor=executor, slots=slots,
-            label="DEVICE", report=report,
+            tmp_path, PATIENCE, graph=matmul_graph(64, 64, 64), executor=executor, slots=slots,
+            label="DEVICE", report=watch,
         )  # fmt: skip
     assert killed and result.state.stage == "done"
     trials = logged(tmp_path)
@@ -222,7 +246,7 @@ def test_tuned_model_computes_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     graph = matmul_graph()
     x = np.random.default_rng(1).standard_normal((24, 32)).astype(np.float32)
     want = tilewright.compile(graph, HOST)(x)[0]
-    tune(tmp_path, 2, graph=graph)
+    tune_until(tmp_path, 1, graph=graph)
     monkeypatch.setenv("TILEWRIGHT_LOGS", str(tmp_path))
     tuned = tilewright.compile(graph, HOST)
     np.testing.assert_allclose(tuned(x)[0], want, rtol=1e-5, atol=1e-6)

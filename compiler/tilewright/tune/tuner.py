@@ -108,7 +108,8 @@ class Tuner:
         self.flights: dict[Future[Any], _Flight] = {}
 
     def run(self, seconds: float) -> Result:
-        """Tune for `seconds`; Ctrl-C ends it early and keeps everything found so far."""
+        """Tune for `seconds`, or less if `report` sets an earlier `state.deadline`; Ctrl-C ends it at once and keeps
+        everything found so far."""
         start = time.monotonic()
         self.state.started, self.state.deadline = start, start + seconds
         self._notes()
@@ -119,10 +120,10 @@ class Tuner:
             if self.here:
                 ways = self._choose_ways(seconds)
             self._collect()
-            self._search(start + seconds - self._reserve(seconds))
+            self._search(self._reserve(seconds))
             self._settle()
             if self.here:
-                comparison = self._compare(max(2.0, start + seconds - time.monotonic()))
+                comparison = self._compare(max(2.0, self.state.deadline - time.monotonic()))
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -250,12 +251,13 @@ class Tuner:
 
     # ---- the loop
 
-    def _search(self, deadline: float) -> None:
+    def _search(self, reserve: float) -> None:
+        """Make and measure candidates until `reserve` seconds before the deadline."""
         self.state.stage = "search"
         while True:
-            now = time.monotonic()
+            left = self.state.deadline - reserve - time.monotonic()
             # one job more than can run, so that no worker waits for the next proposal
-            while len(self.flights) < self.slots + 1 and now < deadline:
+            while len(self.flights) < self.slots + 1 and left > 0:
                 if not self._launch():
                     break
             self.report(self.state)
