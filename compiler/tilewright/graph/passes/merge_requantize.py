@@ -62,6 +62,9 @@ def _merged(g: Graph, made: Mapping[str, Node], node: Node) -> Node | None:
     if multiplier.size != sums[0].size or min(multiplier) < 0:
         return None
     low, high = (np.where(multiplier > 0, s, 0) for s in sums)
+    spare = np.where(sums[0] > _NEVER, _NEVER, np.iinfo(np.int32).max)
+    if ((sums[0] <= spare) & (spare <= sums[1]) | (low <= _NEVER)).any():
+        return None  # no number is left that is no sum
     if max(abs(low).max(), abs(high).max()) << integer(node.attrs, "shift") > _LARGEST:
         return None
     steps = _Steps.of(multiplier, places, node.attrs, low, high)
@@ -69,7 +72,8 @@ def _merged(g: Graph, made: Mapping[str, Node], node: Node) -> Node | None:
     if not found:
         return None
     operands = {"factor": found.factor, "offset": found.offset}
-    operands |= {f"exception_{i}": e for i, e in enumerate(found.exceptions.T)}
+    for i, e in enumerate(found.exceptions.T):  # converters give channels without weights any bias
+        operands[f"exception_{i}"] = np.where(e == _NEVER, spare, e).astype(np.int32)
     names = [
         g.add_constant(f"{node.outputs[0]}.{k}", v.reshape(shape)) for k, v in operands.items()
     ]
