@@ -66,6 +66,22 @@ def test_a_step_goes_with_what_it_needs() -> None:
     assert len(kept) == len(set(kept))
 
 
+def test_loops_go_with_their_names_in_steps() -> None:
+    """Nothing but the innermost loop matters; two others are there only because a step names them."""
+    kernel = parse(ROWS)
+    trace = (
+        step("split", "j", 4, "jo", "ji"),
+        step("reorder", ["jo", "i", "ji"]),
+        step("vectorize", "ji"),
+    )
+
+    def wrong(case: Case) -> Failure | None:
+        return short_vectors(case) if any(s.primitive == "reorder" for s in case.trace) else None
+
+    small = minimise(Case(kernel, trace, "x86-64-v4"), wrong, seconds=300.0)
+    assert [s.args for s in small.trace if s.primitive == "reorder"] == [(("jo", "ji"),)]
+
+
 def test_no_failure_is_lost() -> None:
     """A case that does not fail stays as it is; every candidate is another case."""
     kernel = subject("conv2d", 0, {}, constants=True).kernel

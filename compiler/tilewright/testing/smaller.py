@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from tilewright.core.index import Ix
+from tilewright.core.index import Ix, ix, substitute
 from tilewright.errors import TilewrightError
-from tilewright.loop.ir import Alloc, Block, For, If, Kernel, Stmt, dense, dense_strides
-from tilewright.loop.rewrite import loops, map_block, walk
+from tilewright.loop.ir import Alloc, Block, Buffer, For, If, Kernel, Stmt, dense, dense_strides
+from tilewright.loop.rewrite import accesses, loops, map_block, walk
 from tilewright.schedule.trace import Step, Trace, apply
 from tilewright.testing.case import Case, Data
 
@@ -132,13 +132,37 @@ def smaller_dims(case: Case) -> Iterator[Case]:
 
 
 def fewer_iterations(case: Case) -> Iterator[Case]:
-    """One loop with fewer iterations."""
+    """One loop with fewer iterations, and the dims that it alone goes along; without them."""
     kernel = case.kernel
+    for var, f in loops(kernel.body).items():
+        for m in fewer(f.extent.const) if f.extent.is_const else ():
+            yield case.with_(kernel=_narrowed(kernel, var, f.extent.const, m))
     for path, s in _statements(kernel.body, ()):
         if isinstance(s, For) and s.extent.is_const and s.extent.const > 1:
             for m in fewer(s.extent.const):
                 body = _put(kernel.body, path, replace(s, extent=Ix(m)))
                 yield case.with_(kernel=replace(kernel, body=body))
+
+
+def _narrowed(kernel: Kernel, var: str, n: int, m: int) -> Kernel:
+    """Loops called `var` of n iterations with m, and dims of n elements that are indexed by it."""
+    along = {
+        (name, d)
+        for name, index, _ in accesses(kernel.body)
+        for d, i in enumerate(index)
+        if i == ix(var)
+    }
+
+    def stmt(s: Stmt) -> Stmt:
+        return replace(s, extent=Ix(m)) if isinstance(s, For) and s.var == var else s
+
+    def shape(b: Buffer) -> tuple[int, ...]:
+        return tuple(m if x == n and (b.name, d) in along else x for d, x in enumerate(b.shape))
+
+    params = tuple(
+        replace(p, buffer=replace(p.buffer, shape=shape(p.buffer))) for p in kernel.params
+    )
+    return replace(kernel, params=params, body=map_block(kernel.body, stmt=stmt))
 
 
 def fewer_statements(case: Case) -> Iterator[Case]:
@@ -147,6 +171,40 @@ def fewer_statements(case: Case) -> Iterator[Case]:
     for path, s in _statements(kernel.body, ()):
         for new in (s.then, s.orelse) if isinstance(s, If) else ((),):
             yield case.with_(kernel=replace(kernel, body=_put(kernel.body, path, *new)))
+
+
+def fewer_loops(case: Case) -> Iterator[Case]:
+    """A loop left out, or its first iteration instead of it, and its name in steps with it."""
+    for var, f in loops(case.kernel.body).items():
+        kernel = (
+            _narrowed(case.kernel, var, f.extent.const, 1) if f.extent.is_const else case.kernel
+        )
+        for path, s in _statements(kernel.body, ()):
+            if not isinstance(s, For) or s.var != var:
+                continue
+            zero = {var: Ix(0)}
+            first = map_block(s.body, index=lambda i, zero=zero: substitute(i, zero))  # type: ignore[misc]
+            for new in ((), first):
+                made = replace(kernel, body=_put(kernel.body, path, *new))
+                gone = set(loops(kernel.body)) - set(loops(made.body))
+                yield case.with_(kernel=made, trace=_without(case.trace, gone))
+
+
+def _without(trace: Trace, gone: set[str]) -> Trace:
+    """The trace where loops are gone: lists without their names, no step that needs one, or a loop made of one."""
+    gone = set(gone)
+    kept: list[Step] = []
+    for s in trace:
+        args = tuple(
+            tuple(x for x in a if x not in gone) if isinstance(a, tuple) else a for a in s.args
+        )
+        if gone & {a for a in args if isinstance(a, str)}:
+            gone |= {a for a in s.args[2:] if isinstance(a, str)}
+        elif not any(
+            a != b and len(a) < 2 for a, b in zip(args, s.args, strict=True) if isinstance(a, tuple)
+        ):
+            kept.append(Step(s.primitive, args))
+    return tuple(kept)
 
 
 def fewer(n: int) -> list[int]:
@@ -257,5 +315,5 @@ def plainer_data(case: Case) -> Iterator[Case]:
 
 #: What is tried, in order, again and again.
 WAYS: tuple[Way, ...] = (
-    fewer_steps, smaller_dims, fewer_iterations, fewer_statements, smaller_numbers, denser_rows, plainer_data,
+    fewer_steps, smaller_dims, fewer_iterations, fewer_statements, fewer_loops, smaller_numbers, denser_rows, plainer_data,
 )  # fmt: skip
