@@ -39,7 +39,7 @@ def planted(change, name):
 GRAPH_MUTANTS: tuple[GraphMutant, ...] = (
     GraphMutant(
         "life-too-short", "the memory plan lets a tensor go after the step that makes it",
-        "import tilewright.pipeline as p\n"
+        "import tilewright.graph.plan as p\n"
         "A = p.Allocation\n"
         "p.Allocation = lambda n, size, a, b: A(n, size, a, a)", "memory",
     ),
@@ -65,6 +65,20 @@ GRAPH_MUTANTS: tuple[GraphMutant, ...] = (
         "  for i, n in enumerate(g.nodes):\n"
         "    if n.op == 'sub': g.nodes[i] = n.with_(inputs=n.inputs[::-1])\n"
         "planted(change, 'eliminate_dead')", "eliminate_dead",
+    ),
+    GraphMutant(
+        "bands-pad-inside", "bands are padded where others begin",
+        "import tilewright.registry as r, tilewright.core.window as w\n"
+        "old = w.Window.rows\n"
+        "def rows(self, first, end, height):\n"
+        "  low, high, above, below = old(self, first, end, height)\n"
+        "  return (low + 1, high, above + 1, below) if low > 0 and high - low > 1 else (low, high, above, below)\n"
+        "w.Window.rows = rows", "cut_bands",
+    ),
+    GraphMutant(
+        "border-of-another-value", "padding takes the border that is there, whatever its value",
+        "import tilewright.graph.layout as l\n"
+        "l.same_number = lambda a, b: True", "views",
     ),
 )  # fmt: skip
 
