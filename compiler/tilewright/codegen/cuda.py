@@ -132,6 +132,7 @@ class _CudaEmitter(Emitter):
         # 32-bit indices: half the registers, and no tensor has 2^31 elements
         super().__init__(kernel, replace(target, pointer_bytes=4))
         self.launch = launch_of(kernel)
+        self.shared = None  # no call of a kernel does part of a loop here
         self.attributes = attributes
         self.globals: list[str] = []
         self.private = _private_dims(kernel.body)
