@@ -108,8 +108,12 @@ def _unsplit(case: Case) -> Iterator[Case]:
         if s.primitive in ("split", "overlap") and len(s.args) == 4:
             whole, parts = s.args[0], s.args[2:]
             for part in parts:
-                rest = (Step(t.primitive, _renamed(t.args, part, whole)) for t in trace[i + 1 :])
-                yield case.with_(trace=(*trace[:i], *rest))
+                rest = tuple(
+                    Step(t.primitive, _renamed(t.args, part, whole)) for t in trace[i + 1 :]
+                )
+                others = {str(p) for p in parts if p != part}
+                for after in dict.fromkeys((_without(rest, others), rest)):
+                    yield case.with_(trace=(*trace[:i], *after))
 
 
 def _renamed(args: tuple[object, ...], old: object, new: object) -> tuple[object, ...]:
@@ -201,7 +205,9 @@ def _without(trace: Trace, gone: set[str]) -> Trace:
         if gone & {a for a in args if isinstance(a, str)}:
             gone |= {a for a in s.args[2:] if isinstance(a, str)}
         elif not any(
-            a != b and len(a) < 2 for a, b in zip(args, s.args, strict=True) if isinstance(a, tuple)
+            a != b and len(a) < (2 if s.primitive == "reorder" else 1)
+            for a, b in zip(args, s.args, strict=True)
+            if isinstance(a, tuple)
         ):
             kept.append(Step(s.primitive, args))
     return tuple(kept)
