@@ -101,6 +101,11 @@ def _strings(args: object) -> Iterator[str]:
             yield from _strings(a)
 
 
+def _distinct(*traces: Trace) -> list[Trace]:
+    """Traces without repetition (arguments of a step need not have a hash)."""
+    return [t for i, t in enumerate(traces) if t not in traces[:i]]
+
+
 def _unsplit(case: Case) -> Iterator[Case]:
     """Without a split: what was done to its parts is done to the whole loop."""
     trace = case.trace
@@ -112,7 +117,7 @@ def _unsplit(case: Case) -> Iterator[Case]:
                     Step(t.primitive, _renamed(t.args, part, whole)) for t in trace[i + 1 :]
                 )
                 others = {str(p) for p in parts if p != part}
-                for after in dict.fromkeys((_without(rest, others), rest)):
+                for after in _distinct(_without(rest, others), rest):
                     yield case.with_(trace=(*trace[:i], *after))
 
 
@@ -131,7 +136,7 @@ def smaller_dims(case: Case) -> Iterator[Case]:
     for n in _sizes(case.kernel):
         for m in fewer(n):
             kernel = _resized(case.kernel, n, m)
-            for trace in dict.fromkeys((case.trace, *_scaled(case.trace, n, m))):
+            for trace in _distinct(case.trace, *_scaled(case.trace, n, m)):
                 yield case.with_(kernel=kernel, trace=trace)
 
 
