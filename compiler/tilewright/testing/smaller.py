@@ -205,7 +205,10 @@ def _without(trace: Trace, gone: set[str]) -> Trace:
     kept: list[Step] = []
     for s in trace:
         args = tuple(
-            tuple(x for x in a if x not in gone) if isinstance(a, tuple) else a for a in s.args
+            tuple(x for x in a if not isinstance(x, str) or x not in gone)
+            if isinstance(a, tuple)
+            else a
+            for a in s.args
         )
         if gone & {a for a in args if isinstance(a, str)}:
             gone |= {a for a in s.args[2:] if isinstance(a, str)}
