@@ -75,11 +75,6 @@ GRAPH_MUTANTS: tuple[GraphMutant, ...] = (
         "  return (low + 1, high, above + 1, below) if low > 0 and high - low > 1 else (low, high, above, below)\n"
         "w.Window.rows = rows", "cut_bands",
     ),
-    GraphMutant(
-        "border-of-another-value", "padding takes the border that is there, whatever its value",
-        "import tilewright.graph.layout as l\n"
-        "l.same_number = lambda a, b: True", "views",
-    ),
 )  # fmt: skip
 
 

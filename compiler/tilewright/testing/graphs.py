@@ -21,7 +21,9 @@ import numpy as np
 from tilewright.codegen.llvm import runs_here
 from tilewright.errors import AccessError, TargetError, TilewrightError
 from tilewright.graph import interp
+from tilewright.graph.bands import ROWS, bands, cut, spans
 from tilewright.graph.ir import Array, Graph, TensorType
+from tilewright.graph.passes.cut_bands import chains
 from tilewright.graph.passes.eliminate_dead import eliminate_dead
 from tilewright.graph.text import parse, to_text
 from tilewright.graph.verify import verify
@@ -73,10 +75,10 @@ class Stopped(Exception):
 
 
 def compiled_results(case: GraphCase, without: Set[str], poison: int, checked: bool) -> list[Array]:
-    """Outputs of the compiled graph, of checked code cut into as many bands as there can be. Runs in a worker process."""
-    arena = 0 if checked and "cut_bands" not in without else None
+    """Outputs of the compiled graph, its chains of layers in bands where the code is checked. Runs in a worker process."""
+    graph = in_bands(case.graph) if checked and "cut_bands" not in without else case.graph
     # Winograd's transforms divide by 6 and 24, which is not exact
-    program = build(case.graph, case.target, without=without, winograd=False, arena=arena)
+    program = build(graph, case.target, without=without, winograd=False)
     session = Session(program.with_checks() if checked else program)
     session.arena[...] = poison
     for out in session.outputs:
@@ -86,6 +88,17 @@ def compiled_results(case: GraphCase, without: Set[str], poison: int, checked: b
         return session.run()
     except AccessError as err:
         raise Stopped(str(err)) from None
+
+
+def in_bands(graph: Graph) -> Graph:
+    """The graph with every chain of layers in two bands or three, whether that gains anything or not."""
+    for run in chains(graph):
+        nodes = [n for group in run for n in group.nodes]
+        height = graph.types[nodes[-1].outputs[0]].shape[ROWS]
+        rows = max(1, height // 2)
+        if all(spans(graph, nodes, band) is not None for band in bands(height, rows)):
+            graph = cut(graph, nodes, rows)
+    return graph
 
 
 _workers: list[LocalExecutor] = []
