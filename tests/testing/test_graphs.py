@@ -37,7 +37,9 @@ def case() -> GraphCase:
 
 
 @pytest.mark.parametrize(
-    "mutant", [m for m in GRAPH_MUTANTS if m.stage != "eliminate_dead"], ids=lambda m: m.name
+    "mutant",
+    [m for m in GRAPH_MUTANTS if m.stage not in ("eliminate_dead", "cut_bands")],
+    ids=lambda m: m.name,
 )
 def test_planted_bugs_are_named_and_made_small(mutant: GraphMutant) -> None:
     assert graphs.judge(case()) is None
@@ -47,6 +49,24 @@ def test_planted_bugs_are_named_and_made_small(mutant: GraphMutant) -> None:
         small = graphs.minimise(case())
         assert len(small.graph.nodes) < 5 and small.failure is not None
         assert graphs.blame(small) == f"stage {mutant.stage}"
+
+
+def test_a_bug_in_bands_is_named() -> None:
+    """Checked code has its chains in bands, however small the maps are."""
+    g = Graph("g", ["x"], ["out"], types={"x": TensorType(F32, (1, 2, 8, 3))})
+    kernel = g.add_constant("w", np.ones((2, 2, 3, 1), np.float32))
+    attrs = {"strides": (1, 1), "pads": (1, 0, 1, 0), "dilations": (1, 1), "group": 1}
+    for name in ("a", "b", "c"):
+        g.types[name] = g.types["x"]
+        source = {"a": "x", "b": "a", "c": "b"}[name]
+        g.nodes.append(Node(name, "conv2d", (source, kernel), (name,), attrs))  # type: ignore[arg-type]
+    g.types["out"] = g.types["x"]
+    g.nodes.append(Node("last", "transpose", ("c",), ("out",), {"perm": (0, 1, 2, 3)}))
+    (mutant,) = (m for m in GRAPH_MUTANTS if m.stage == "cut_bands")
+    assert graphs.judge(GraphCase(g, TARGET)) is None
+    with planted(mutant):
+        assert graphs.judge(GraphCase(g, TARGET)) is not None
+        assert graphs.blame(GraphCase(g, TARGET)) == "stage cut_bands"
 
 
 def test_no_drawn_graph_is_wrong() -> None:

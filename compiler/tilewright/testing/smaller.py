@@ -25,7 +25,16 @@ Way = Callable[[Case], Iterator[Case]]
 
 
 def fewer_steps(case: Case) -> Iterator[Case]:
-    """No steps; one step or two with those that they need; a part of the trace left out (delta debugging)."""
+    """No steps; one step or two with those that they need; a part of the trace left out (delta debugging); without
+    splits."""
+    seen: list[Trace] = []
+    for candidate in (*_left_out(case), *_unsplit(case)):
+        if candidate.trace not in seen:
+            seen.append(candidate.trace)
+            yield candidate
+
+
+def _left_out(case: Case) -> Iterator[Case]:
     trace = case.trace
     if not trace:
         return
@@ -48,7 +57,6 @@ def fewer_steps(case: Case) -> Iterator[Case]:
                 tried.add(kept)
                 yield case.with_(trace=tuple(trace[i] for i in kept))
         size //= 2
-    yield from _unsplit(case)
 
 
 def _closures(
