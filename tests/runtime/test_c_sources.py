@@ -108,12 +108,24 @@ def test_header_is_cplusplus_too(host: tuple[Program, Path]) -> None:
     )
 
 
+def require(sanitizer: str, folder: Path) -> None:
+    """Skip where no program can be built with a sanitizer; one that cannot is no reason."""
+    (folder / "empty.c").write_text("int main(void) { return 0; }")
+    done = subprocess.run(
+        [*compiler(HOST, "gcc"), *SANITIZERS[sanitizer], "empty.c", "-o", "empty"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"the compiler has no {sanitizer} sanitizer: {done.stderr.splitlines()[-1]}")
+
+
 @pytest.mark.parametrize("sanitizer", list(SANITIZERS))
 def test_example_under_sanitizers(
     sanitizer: str, host: tuple[Program, Path], tmp_path: Path
 ) -> None:
     """The example reads files, runs the model on a pool, and writes what Python computes."""
     _, folder = host
+    require(sanitizer, tmp_path)
     flags = SANITIZERS[sanitizer]
     program = tmp_path / "example"
     done = subprocess.run(
@@ -121,8 +133,7 @@ def test_example_under_sanitizers(
          f"{MODEL}.o", "-pthread", "-o", str(program)],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if done.returncode:
-        pytest.skip(f"the compiler has no {sanitizer} sanitizer: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
     model = load(folder)
     rng = np.random.default_rng(1)
     x = rng.integers(-128, 128, model.inputs[0].shape).astype(model.inputs[0].dtype)
@@ -150,17 +161,22 @@ def test_example_under_sanitizers(
 
 def test_driver_under_sanitizers(tmp_path: Path) -> None:
     """The program that runs models on devices, with a model in C that touches every byte it was given."""
+    require("address", tmp_path)
     (tmp_path / "models.c").write_text(_MODELS)
     done = subprocess.run(
         [*compiler(HOST, "gcc"), "-std=c11", "-g", *SANITIZERS["address"], f"-I{PACKAGE / 'device/linux'}",
          "models.c", str(PACKAGE / "device/linux/driver.c"), "-o", "models"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if done.returncode:
-        pytest.skip(f"the compiler has no address sanitizer: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
     (tmp_path / "in_0").write_bytes(bytes(range(5)))
     environment = {"ASAN_OPTIONS": "detect_leaks=0"}  # it ends with what it has allocated
-    for arguments, code in ((["3", "1", "1"], 0), (["0", "0", "0", "0", "1"], 0), (["1", "1"], 3)):
+    for arguments, code in (
+        (["3", "1", "1", "1"], 0),
+        (["3", "1", "1", "2"], 0),
+        (["0", "0", "0", "1", "0", "1"], 0),
+        (["1", "1", "1"], 3),
+    ):
         run = subprocess.run(
             ["./models", *arguments],
             cwd=tmp_path,
@@ -173,7 +189,7 @@ def test_driver_under_sanitizers(tmp_path: Path) -> None:
     assert (tmp_path / "out_0").read_bytes() == bytes(range(5))
     (tmp_path / "in_0").write_bytes(b"1234")
     run = subprocess.run(
-        ["./models", "1", "0", "0"], cwd=tmp_path, capture_output=True, text=True, check=False
+        ["./models", "1", "0", "0", "1"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert run.returncode == 3 and "too short: in_0" in run.stderr
 
@@ -186,9 +202,18 @@ static int32_t run(const void *const *inputs, void *const *outputs, void *arena)
   memcpy(outputs[0], inputs[0], 5);
   return 0;
 }
+static int32_t shared(const void *const *inputs, void *const *outputs, void *arena,
+                      const struct tilewright_parallel *parallel) {
+  (void)parallel;
+  return run(inputs, outputs, arena);
+}
+const struct tilewright_parallel *start_threads(int32_t count) {
+  static char pool[64];
+  return count > 1 ? (const struct tilewright_parallel *)(void *)pool : NULL;
+}
 static int yes(void) { return 1; }
 static int no(void) { return 0; }
 static const size_t five[] = {5};
-const struct model models[] = {{run, yes, 0, 1, 1, five, five, 16}, {run, no, 7, 1, 1, five, five, 16}};
+const struct model models[] = {{run, shared, yes, 0, 1, 1, five, five, 16}, {run, shared, no, 7, 1, 1, five, five, 16}};
 const unsigned model_count = 2;
 """

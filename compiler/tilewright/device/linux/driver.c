@@ -103,7 +103,6 @@ static uint64_t now(void) {
   return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* A write to no file, which fails and does nothing: the emulator's plugin notes its count here. */
 /* A run, on the threads that there are. */
 static int32_t run(const struct model *m, state *s) {
   if (threads)
@@ -111,6 +110,7 @@ static int32_t run(const struct model *m, state *s) {
   return m->run(s->inputs, s->outputs, s->arena);
 }
 
+/* A write to no file, which fails and does nothing: the emulator's plugin notes its count here. */
 static void mark(void) { (void)syscall(SYS_write, -1, NULL, MARK); }
 
 /* Mean time of a run in one turn. */
