@@ -1,15 +1,15 @@
 """A chain of nodes that makes maps, one band of rows after the other.
 
-In: a graph, nodes of a chain (maps are of rank 4, their rows dim 2; heads of attention, dim 1, are cut alike). Out: a graph in which the chain stands once
-for each band of its result, with what lies between its nodes only as high as a band needs it.
+In: a graph, nodes of a chain (maps are of rank 4, their rows dim 2; heads of attention, dim 1, are cut alike). Out: a
+graph in which the chain stands once for each band of its result, with what lies between its nodes only as high as a
+band needs it.
 Invariant: exact; every element is computed by the operations that computed it before, those near the edge of a
 band twice. Bands are read from slices and joined by a concatenation, which move no data.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,19 +91,40 @@ def bands(height: int, rows: int) -> list[Span]:
     return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
-def extra_work(graph: Graph, nodes: Sequence[Node], rows: int, dim: int = ROWS) -> float:
-    """Operations that a chain in bands of `rows` rows does beyond those it does now; infinite if it cannot be cut."""
+def heights(height: int, counts: Iterable[int]) -> list[int]:
+    """Rows that make so many bands of about the same height."""
+    return sorted({-(-height // count) for count in counts if count <= height})
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """A chain in bands: how many there are, the rows that are made of each value in all and of a band at most, and
+    `extra`, the operations beyond those of the whole chain."""
+
+    count: int
+    made: Mapping[str, int]
+    tallest: Mapping[str, int]
+    extra: float
+
+
+def in_bands(graph: Graph, nodes: Sequence[Node], rows: int) -> Bands | None:
+    """What it means to cut a chain into bands of `rows` rows; None if that cannot be done."""
     made = dict.fromkeys([n.outputs[0] for n in nodes], 0)
-    for band in bands(graph.types[nodes[-1].outputs[0]].shape[dim], rows):
-        known = spans(graph, nodes, band, dim)
+    tallest = dict.fromkeys(made, 0)
+    pieces = bands(graph.types[nodes[-1].outputs[0]].shape[ROWS], rows)
+    for band in pieces:
+        known = spans(graph, nodes, band)
         if known is None:
-            return math.inf
+            return None
         for value in made:
-            made[value] += known[value][1] - known[value][0]
-    return sum(
-        _work(graph, n) * (made[n.outputs[0]] / graph.types[n.outputs[0]].shape[dim] - 1)
+            high = known[value][1] - known[value][0]
+            made[value] += high
+            tallest[value] = max(tallest[value], high)
+    extra = sum(
+        _work(graph, n) * (made[n.outputs[0]] / graph.types[n.outputs[0]].shape[ROWS] - 1)
         for n in nodes
     )
+    return Bands(len(pieces), made, tallest, extra)
 
 
 def _work(graph: Graph, node: Node) -> int:

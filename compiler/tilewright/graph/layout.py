@@ -244,10 +244,7 @@ class _Assigner:
             return False
         if have.has_halo and not same_number(have.fill, fill):
             return False
-        merged = tuple(
-            (max(a, c), max(b, d)) for (a, b), (c, d) in zip(have.halo, halo, strict=True)
-        )
-        self.place.layouts[name] = Layout(order, merged, fill)
+        self.place.layouts[name] = Layout(order, _wider(have.halo, halo), fill)
         return True
 
     def _grant_through(
@@ -275,10 +272,7 @@ class _Assigner:
                 return False
         if not self._grant(source, order, wanted, fill):
             return False
-        have = self.borders.get(name, ((0, 0),) * t.rank)
-        self.borders[name] = tuple(
-            (max(a, c), max(b, d)) for (a, b), (c, d) in zip(have, halo, strict=True)
-        )
+        self.borders[name] = _wider(self.borders.get(name, halo), halo)
         return True
 
     def _innermost_is_unit(self, name: str, order: tuple[int, ...]) -> bool:
@@ -403,6 +397,11 @@ class _Assigner:
                     continue
             for out in node.outputs:
                 window(out)
+
+
+def _wider(a: Halo, b: Halo) -> Halo:
+    """The border that holds both."""
+    return tuple((max(p, r), max(q, s)) for (p, q), (r, s) in zip(a, b, strict=True))
 
 
 def same_number(a: float, b: float) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 from tilewright.codegen.llvm import runs_here
 from tilewright.errors import AccessError, TargetError, TilewrightError
 from tilewright.graph import interp
-from tilewright.graph.bands import ROWS, bands, cut, spans
+from tilewright.graph.bands import ROWS, cut, in_bands
 from tilewright.graph.ir import Array, Graph, TensorType
 from tilewright.graph.passes.cut_bands import chains
 from tilewright.graph.passes.eliminate_dead import eliminate_dead
@@ -76,7 +76,7 @@ class Stopped(Exception):
 
 def compiled_results(case: GraphCase, without: Set[str], poison: int, checked: bool) -> list[Array]:
     """Outputs of the compiled graph, its chains of layers in bands where the code is checked. Runs in a worker process."""
-    graph = in_bands(case.graph) if checked and "cut_bands" not in without else case.graph
+    graph = all_in_bands(case.graph) if checked and "cut_bands" not in without else case.graph
     # Winograd's transforms divide by 6 and 24, which is not exact
     program = build(graph, case.target, without=without, winograd=False)
     session = Session(program.with_checks() if checked else program)
@@ -90,13 +90,13 @@ def compiled_results(case: GraphCase, without: Set[str], poison: int, checked: b
         raise Stopped(str(err)) from None
 
 
-def in_bands(graph: Graph) -> Graph:
+def all_in_bands(graph: Graph) -> Graph:
     """The graph with every chain of layers in two bands or three, whether that gains anything or not."""
     for run in chains(graph):
         nodes = [n for group in run for n in group.nodes]
         height = graph.types[nodes[-1].outputs[0]].shape[ROWS]
         rows = max(1, height // 2)
-        if all(spans(graph, nodes, band) is not None for band in bands(height, rows)):
+        if in_bands(graph, nodes, rows) is not None:
             graph = cut(graph, nodes, rows)
     return graph
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tilewright.graph.bands import HEADS, RANK, ROWS, bands, cut, extra_work, need, spans
+from tilewright.graph.bands import HEADS, RANK, ROWS, bands, cut, heights, in_bands, need, spans
 from tilewright.graph.fuse import Group, grouped
 from tilewright.graph.ir import Graph, Node
 from tilewright.registry import operator
@@ -55,15 +55,17 @@ def chains(graph: Graph) -> list[list[Group]]:
     consumers = graph.consumers()
     home = {id(n): k for k, g in enumerate(groups) for n in g.nodes}
     follower: dict[int, int] = {}
+    taken: set[int] = set()
     for k, g in enumerate(groups):
         users = {home.get(id(n), -1) for n in consumers.get(g.output, [])}
         if len(users) != 1 or not _by_rows(graph, g):
             continue
         (user,) = users
-        if user > k and _by_rows(graph, groups[user]) and user not in follower.values():
+        if user > k and user not in taken and _by_rows(graph, groups[user]):
             follower[k] = user
+            taken.add(user)
     out: list[list[Group]] = []
-    for k in sorted(follower.keys() - set(follower.values())):
+    for k in sorted(follower.keys() - taken):
         run = [k]
         while run[-1] in follower:
             run.append(follower[run[-1]])
@@ -110,7 +112,7 @@ def _best(graph: Graph, run: Sequence[Group], caches: Caches) -> list[tuple[list
 def _heights(graph: Graph, piece: Sequence[Group]) -> list[int]:
     """Rows that a band may have: those that give bands of about the same height."""
     height = graph.types[piece[-1].output].shape[ROWS]
-    return sorted({-(-height // count) for count in range(1, min(height, MOST) + 1)})
+    return heights(height, range(1, MOST + 1))
 
 
 def _heads(graph: Graph, piece: Sequence[Group]) -> list[int]:
@@ -120,7 +122,7 @@ def _heads(graph: Graph, piece: Sequence[Group]) -> list[int]:
     apart = any(operator(n.op).apart is not None for n in nodes)
     if not apart or spans(graph, nodes, (0, 1), HEADS) is None:
         return [0]
-    return [0, *sorted({-(-count // n) for n in range(2, count + 1)})]
+    return [0, *heights(count, range(2, count + 1))]
 
 
 def _fits(graph: Graph, value: str, caches: Caches) -> bool:
@@ -133,37 +135,29 @@ def _cuts(graph: Graph, piece: Sequence[Group], rows: int, caches: Caches) -> It
     nodes = [n for g in piece for n in g.nodes]
     inside = [g.output for g in piece[:-1]]
     shape = graph.types[piece[-1].output].shape
-    made = dict.fromkeys([n.outputs[0] for n in nodes], 0)
-    tallest = dict.fromkeys(made, 0)
-    pieces = bands(shape[ROWS], rows)
     yield _Cut(0.0, rows, 0)
-    for band in pieces:
-        known = spans(graph, nodes, band)
-        if known is None:
-            return
-        for value in made:
-            high = known[value][1] - known[value][0]
-            made[value] += high
-            tallest[value] = max(tallest[value], high)
+    found = in_bands(graph, nodes, rows)
+    if found is None:
+        return
 
     def row_bytes(value: str) -> float:
         t = graph.types[value]
         return t.bytes / t.shape[ROWS]
 
     whole = {g.output: _whole(graph, g) for g in piece}
-    extra = extra_work(graph, nodes, rows) / caches.flops
+    extra = found.extra / caches.flops
     for heads in _heads(graph, piece):
         share = heads / shape[HEADS] if heads else 1.0
-        count = len(bands(shape[HEADS], heads)) * len(pieces) if heads else len(pieces)
+        count = len(bands(shape[HEADS], heads)) * found.count if heads else found.count
         before = after = again = 0.0
         for value, user in zip(inside, piece[1:], strict=True):
             size = graph.types[value].bytes
             before += 2 * size / caches.rate(size)
-            near = tallest[value] * row_bytes(value) + tallest[user.output] * row_bytes(user.output)
+            near = sum(found.tallest[v] * row_bytes(v) for v in (value, user.output))
             near += sum(n for i, n in whole[user.output].items() if i not in graph.constants)
-            after += 2 * made[value] * row_bytes(value) / caches.rate(int(near * share))
-        for size in (sum(found.values()) for found in whole.values()):
-            again += (len(pieces) - 1) * size / caches.rate(int(size * share))
+            after += 2 * found.made[value] * row_bytes(value) / caches.rate(int(near * share))
+        for size in (sum(operands.values()) for operands in whole.values()):
+            again += (found.count - 1) * size / caches.rate(int(size * share))
         steps = (count - 1) * len(piece) * STEP
         yield _Cut(EXPOSED * (before - after) - extra - again - steps, rows, heads)
 

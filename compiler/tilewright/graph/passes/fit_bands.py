@@ -9,11 +9,10 @@ Patch-based inference on microcontrollers is from Lin et al., MCUNetV2, NeurIPS 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
-from tilewright.graph.bands import ROWS, cut, extra_work
-from tilewright.graph.fuse import Group
+from tilewright.graph.bands import ROWS, cut, heights, in_bands
 from tilewright.graph.ir import Graph, Node
 from tilewright.graph.passes.cut_bands import chains
 
@@ -39,8 +38,9 @@ def fit_bands(graph: Graph, limit: int, measure: Callable[[Graph], Usage]) -> Gr
         if usage.bytes <= limit:
             break
         tried = [
-            (max(measure(made).bytes, limit), extra_work(graph, nodes, rows), k, made)
+            (max(measure(made).bytes, limit), found.extra, k, made)
             for k, (nodes, rows) in enumerate(_candidates(graph, usage.values))
+            if (found := in_bands(graph, nodes, rows)) is not None
             for made in (cut(graph, nodes, rows),)
         ]
         if not tried:
@@ -60,9 +60,5 @@ def _candidates(graph: Graph, alive: Set[str]) -> Iterator[tuple[list[Node], int
                 piece = run[start:end]
                 if any(g.output in alive for g in piece[:-1]):
                     nodes = [n for g in piece for n in g.nodes]
-                    yield from ((nodes, rows) for rows in _heights(graph, piece))
-
-
-def _heights(graph: Graph, piece: Sequence[Group]) -> list[int]:
-    height = graph.types[piece[-1].output].shape[ROWS]
-    return sorted({-(-height // count) for count in COUNTS if count <= height})
+                    height = graph.types[piece[-1].output].shape[ROWS]
+                    yield from ((nodes, rows) for rows in heights(height, COUNTS))
